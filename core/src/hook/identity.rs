@@ -1,0 +1,148 @@
+//! Who a client is, once somebody vouched for it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+/// A proven name with its kind: `cert:pump-17`, `jwt:anna`, `user:anna`, `anonymous`, `system:NAME`.
+///
+/// Byte-exact; sessions, messages and records belong to this string.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Principal(Arc<str>);
+
+/// Why a name cannot be a principal's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PrincipalError {
+    /// There is no name.
+    #[error("the name is empty")]
+    Empty,
+    /// More than 1024 bytes.
+    #[error("the name is longer than 1024 bytes")]
+    TooLong,
+    /// A control character.
+    #[error("the name has a control character")]
+    Control,
+}
+
+impl Principal {
+    /// Longest name accepted, in bytes.
+    pub const MAX_NAME: usize = 1024;
+
+    /// Asserts that `name` of this `kind` was proven. Searching for calls finds every origin of
+    /// trust.
+    ///
+    /// # Errors
+    ///
+    /// A name that nobody can have.
+    pub fn vouched(kind: &str, name: &str) -> Result<Self, PrincipalError> {
+        if name.is_empty() {
+            return Err(PrincipalError::Empty);
+        }
+        if name.len() > Self::MAX_NAME {
+            return Err(PrincipalError::TooLong);
+        }
+        if name.chars().any(char::is_control) {
+            return Err(PrincipalError::Control);
+        }
+        Ok(Self(format!("{kind}:{name}").into()))
+    }
+
+    /// The one principal that all anonymous clients are.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self("anonymous".into())
+    }
+
+    /// A part of the broker itself that publishes: `system:NAME`.
+    #[must_use]
+    pub fn system(name: &'static str) -> Self {
+        Self(format!("system:{name}").into())
+    }
+
+    /// What stands before the first colon: `cert`, `jwt`, `user`, `system` or `anonymous`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.0.split_once(':').map_or(&self.0, |(kind, _)| kind)
+    }
+
+    /// What stands after the first colon; empty for `anonymous`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.split_once(':').map_or("", |(_, name)| name)
+    }
+
+    /// The whole string.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+/// Facts about an identity that policies may name: `cert.ou`, `claim.site`, ...
+/// The key is the placeholder's text without braces.
+pub type Attributes = BTreeMap<Box<str>, Box<str>>;
+
+/// What an [`Authenticator`](super::Authenticator) found out about a client.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The proven name.
+    pub principal: Principal,
+    /// Role names without the `role:` prefix, as the credential carries them (the policy may add
+    /// more), sorted and without repetition.
+    pub roles: Arc<[Box<str>]>,
+    /// What policies may name.
+    pub attributes: Arc<Attributes>,
+}
+
+impl Identity {
+    /// A principal without roles and attributes.
+    #[must_use]
+    pub fn new(principal: Principal) -> Self {
+        Self {
+            principal,
+            roles: Arc::from([]),
+            attributes: Arc::default(),
+        }
+    }
+}
+
+/// Everything that a policy decision may depend on, frozen at CONNECT (or re-authentication).
+///
+/// Also the author stamp of messages (rule 4 of the design): what is stored keeps an `Arc` of it,
+/// so that the same question can be asked again later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    /// Who.
+    pub identity: Identity,
+    /// The credential that proved it; stored messages are asked about by it.
+    pub credential: super::Credential,
+    /// The client identifier.
+    pub client_id: Arc<str>,
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// Where from; `None` for Unix sockets and the broker itself.
+    pub address: Option<IpAddr>,
+}
+
+impl Snapshot {
+    /// The principal.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        &self.identity.principal
+    }
+}

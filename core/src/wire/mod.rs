@@ -1,0 +1,7 @@
+//! The wire format.
+
+mod packet;
+mod reason;
+
+pub use packet::*;
+pub use reason::ReasonCode;
