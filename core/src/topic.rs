@@ -84,6 +84,11 @@ impl<'a> TopicName<'a> {
         Ok(Self(name))
     }
 
+    /// A name that was checked before and kept by the broker itself.
+    pub(crate) fn trusted(name: &'a str) -> Self {
+        Self(name)
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(self) -> &'a str {

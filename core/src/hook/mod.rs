@@ -17,6 +17,7 @@ mod admission;
 mod authenticate;
 mod authorize;
 mod identity;
+mod modules;
 mod observe;
 
 pub use admission::{Admission, Arrival, BatchFacts, Meter, Verdict};
@@ -26,6 +27,8 @@ pub use authenticate::{
 };
 pub use authorize::{Action, Authorizer, Cover, Decision, Grants, Rule};
 pub use identity::{Attributes, Identity, Principal, PrincipalError, Snapshot};
+pub use modules::Modules;
+pub(crate) use modules::Watch;
 pub use observe::{Disconnected, Event, Observer, Tally};
 
 use std::future::Future;

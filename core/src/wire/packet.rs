@@ -38,6 +38,20 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// Reads the lower two bits of `bits`; `None` for 3, which no packet may have.
+    #[must_use]
+    #[inline]
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        match bits & 0b11 {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// A packet identifier; never zero \[MQTT-2.2.1-3\].
 pub type PacketId = NonZeroU16;
 
@@ -103,7 +117,8 @@ pub enum Packet<'a> {
 
 /// User properties, in their order, checked and not yet taken apart: a walk allocates nothing.
 ///
-/// Holds a whole property block; the other properties in it are skipped.
+/// Holds the part of a property block from the first user property to the end of the last; other
+/// properties in between are skipped.
 #[derive(Clone, Copy, Default)]
 pub struct UserProperties<'a>(pub(super) &'a [u8]);
 
@@ -161,8 +176,7 @@ pub struct Ack<'a> {
 pub struct Connect<'a> {
     /// The protocol version.
     pub version: Version,
-    /// The top bit of the level: a Mosquitto bridge says that it is one. Only ever false for
-    /// packets that decode: level 0x84 is answered with CONNACK 0x01.
+    /// Clean Start; Clean Session in 3.x. Whether an earlier session is to be forgotten.
     pub clean_start: bool,
     /// Seconds; 0 for none.
     pub keep_alive: u16,
@@ -369,15 +383,4 @@ pub struct Outbound<'a> {
     pub subscription_ids: &'a [NonZeroU32],
     /// The application's bytes.
     pub payload: &'a [u8],
-}
-
-impl PartialEq for UserProperties<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-impl std::fmt::Debug for UserProperties<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("UserProperties").finish()
-    }
 }

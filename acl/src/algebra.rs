@@ -1,0 +1,378 @@
+//! Topic algebra: what is true of *all* topics that a filter matches.
+//!
+//! There are infinitely many topics, but at each level the rules can tell apart only the literals
+//! that they name there, and everything else. So a walk through the rules by every named literal
+//! and one stranger visits every kind of topic that exists, and its answers are exact for unions of
+//! filters, minus unions of filters, over topics of any depth.
+//!
+//! The `$` rules of the design hold: a pattern or filter that begins with a wildcard does not touch
+//! topics that begin with `$`. The empty level is a level, but the empty topic is not a topic.
+//!
+//! The walk remembers what it has seen and its work is bounded. When the bound is reached the answer
+//! is [`Answer::exhausted`], and callers take the strict reading.
+
+use std::collections::HashSet;
+
+use portcullis_core::hook::{Cover, Rule};
+use portcullis_core::topic::{TopicFilter, TopicLimits};
+use smallvec::{SmallVec, smallvec};
+
+use crate::pattern::{Level, Slots, topic};
+use crate::policy::Effect;
+use crate::trie::{Asked, NONE, ROOT, Trie, Values, value};
+
+/// Nodes that one question may look at.
+const WORK: usize = 1 << 17;
+
+/// How much of what `filter` matches is matched by some of `allows` and none of `denies`. All are
+/// MQTT filters without `$share` prefix. The rule of the answer is the place in `denies` of the one
+/// that cut.
+///
+/// `None` if one of them is not a valid filter.
+#[must_use]
+pub fn cover(filter: &str, allows: &[&str], denies: &[&str]) -> Option<Cover> {
+    let mut slots = Slots::default();
+    let mut trie = Trie::new([]);
+    let parts = [(allows, Effect::Allow), (denies, Effect::Deny)];
+    for (filters, effect) in parts {
+        for (number, filter) in (0..).zip(filters) {
+            let levels = topic(filter, &mut slots).ok()?;
+            trie.insert(&levels, Asked::Receive, effect, number);
+        }
+    }
+    if slots.iter().next().is_some() {
+        return None;
+    }
+    let filter = TopicFilter::new(filter, TopicLimits::default()).ok()?;
+    let tries = [&trie];
+    let view = View {
+        tries: &tries,
+        values: &[],
+        asked: Asked::Receive,
+    };
+    Some(ask(filter.filter(), &[view]).cover())
+}
+
+/// Rules as one client sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub(crate) tries: &'a [&'a Trie],
+    pub(crate) values: &'a Values,
+    pub(crate) asked: Asked,
+}
+
+/// What was found among the topics of a filter.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Bit `n` is set when some topic has outcome `n`; an outcome has a bit for each view, set when
+    /// the view allows.
+    pub(crate) seen: u8,
+    /// For each outcome an example: a filter whose topics all have it.
+    pub(crate) examples: [Option<String>; 4],
+    /// A deny that decided in the first view.
+    pub(crate) cut: Option<Rule>,
+    /// The work was more than the bound; `seen` may lack outcomes.
+    pub(crate) exhausted: bool,
+}
+
+impl Answer {
+    pub(crate) fn has(&self, outcome: u8) -> bool {
+        self.seen & (1 << outcome) != 0
+    }
+
+    /// The answer about the first of one view.
+    pub(crate) fn cover(&self) -> Cover {
+        match (self.has(1), self.has(0)) {
+            _ if self.exhausted => Cover::Partial(self.cut),
+            (true, false) => Cover::Full,
+            (true, true) => Cover::Partial(self.cut),
+            (false, _) => Cover::Nothing(self.cut),
+        }
+    }
+}
+
+/// Sorts the topics that `filter` matches by what each of the views (one or two) says of them.
+pub(crate) fn ask(filter: &str, views: &[View<'_>]) -> Answer {
+    let levels: Vec<&str> = filter.split('/').collect();
+    let mut search = Search {
+        views,
+        filter: &levels,
+        reserved: filter.starts_with('$'),
+        known: HashSet::default(),
+        path: Vec::new(),
+        work: 0,
+        answer: Answer::default(),
+    };
+    let start = views.iter().map(|view| {
+        let spots = (0..).zip(view.tries).map(|(trie, _)| Spot {
+            trie,
+            only_denies: false,
+            node: ROOT,
+        });
+        State {
+            spots: spots.collect(),
+            allowed: false,
+            denied: NONE,
+        }
+    });
+    let start: States = start.collect();
+    search.visit(0, search.absorb(start));
+    search.answer
+}
+
+/// A place in one of the tries of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Spot {
+    trie: u8,
+    /// Reached through a placeholder without a safe value: only denies count.
+    only_denies: bool,
+    node: u32,
+}
+
+/// What is known of a topic in one view after some levels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    /// Where further levels are compared; sorted.
+    spots: SmallVec<[Spot; 4]>,
+    /// A `#` allows it, however it goes on.
+    allowed: bool,
+    /// The rule whose `#` denies it, however it goes on, or [`NONE`].
+    denied: u32,
+}
+
+type States = SmallVec<[State; 2]>;
+
+struct Search<'a> {
+    views: &'a [View<'a>],
+    filter: &'a [&'a str],
+    /// The filter's topics begin with `$`.
+    reserved: bool,
+    known: HashSet<(usize, States), foldhash::fast::RandomState>,
+    path: Vec<String>,
+    work: usize,
+    answer: Answer,
+}
+
+impl Search<'_> {
+    /// Sorts the topics that begin with what has been walked. `at` is the place in the filter; a
+    /// filter that ends in `#` stays there.
+    fn visit(&mut self, at: usize, states: States) {
+        let next = self.filter.get(at).copied();
+        let empty = match self.path.as_slice() {
+            [] => true,
+            [only] => only.is_empty(),
+            _ => false,
+        };
+        let may_end = !empty && next.is_none_or(|level| level == "#");
+        if (next.is_none() && !may_end) || self.answer.exhausted {
+            return;
+        }
+        let possible = self.possible(&states);
+        if possible & !self.answer.seen == 0 {
+            return;
+        }
+        if possible.is_power_of_two() {
+            self.note(possible.trailing_zeros(), &states, at);
+            return;
+        }
+        if !self.known.insert((at, states.clone())) {
+            return;
+        }
+        if may_end {
+            self.end(&states);
+        }
+        let Some(level) = next else { return };
+        if level != "+" && level != "#" {
+            self.step(at + 1, level, &states, false);
+            return;
+        }
+        let onward = if level == "#" { at } else { at + 1 };
+        // The stranger first: it decides most questions.
+        self.step(onward, "+", &states, true);
+        for literal in self.literals(&states) {
+            if !(self.path.is_empty() && literal.starts_with('$')) {
+                self.step(onward, &literal, &states, false);
+            }
+        }
+    }
+
+    /// Which outcomes topics from here on can have at all.
+    fn possible(&mut self, states: &[State]) -> u8 {
+        let mut outcomes: SmallVec<[u8; 4]> = smallvec![0];
+        for (bit, (view, state)) in self.views.iter().zip(states).enumerate() {
+            self.work += state.spots.len() + 1;
+            let (mut allow, mut deny) = (state.allowed, false);
+            for spot in &state.spots {
+                if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
+                    let below = trie.below(spot.node, view.asked);
+                    allow |= below.0 && !spot.only_denies;
+                    deny |= below.1;
+                }
+            }
+            let yes = allow && state.denied == NONE;
+            let no = !yes || deny || !state.allowed;
+            let before = std::mem::take(&mut outcomes);
+            for outcome in before {
+                if no {
+                    outcomes.push(outcome);
+                }
+                if yes {
+                    outcomes.push(outcome | 1 << bit);
+                }
+            }
+        }
+        self.answer.exhausted |= self.work > WORK;
+        outcomes.iter().fold(0, |set, outcome| set | 1 << outcome)
+    }
+
+    /// The topic that ends here.
+    fn end(&mut self, states: &[State]) {
+        let mut outcome = 0;
+        let mut cut = NONE;
+        for (bit, (view, state)) in self.views.iter().zip(states).enumerate() {
+            let (mut allowed, mut denied) = (state.allowed, state.denied);
+            for spot in &state.spots {
+                if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
+                    let said = trie.at_end(spot.node, view.asked);
+                    allowed |= said.allow != NONE && !spot.only_denies;
+                    denied = denied.min(said.deny);
+                }
+            }
+            if allowed && denied == NONE {
+                outcome |= 1 << bit;
+            }
+            if bit == 0 {
+                cut = denied;
+            }
+        }
+        self.record(outcome, cut, self.filter.len());
+    }
+
+    fn note(&mut self, outcome: u32, states: &[State], at: usize) {
+        let cut = states.first().map_or(NONE, |state| state.denied);
+        self.record(outcome, cut, at);
+    }
+
+    fn record(&mut self, outcome: u32, cut: u32, at: usize) {
+        if outcome & 1 == 0 && cut != NONE && self.answer.cut.is_none() {
+            self.answer.cut = Some(Rule(cut));
+        }
+        self.answer.seen |= 1 << outcome;
+        if let Some(example @ None) = self.answer.examples.get_mut(outcome as usize) {
+            let walked = self.path.iter().map(String::as_str);
+            let ahead = self.filter.iter().copied().skip(at);
+            let levels: Vec<&str> = walked.chain(ahead).collect();
+            *example = Some(levels.join("/"));
+        }
+    }
+
+    /// The literals that the rules can tell apart here.
+    fn literals(&self, states: &[State]) -> Vec<String> {
+        let mut literals: Vec<&str> = Vec::new();
+        for (view, state) in self.views.iter().zip(states) {
+            for spot in &state.spots {
+                if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
+                    literals.extend(trie.literals(spot.node, view.asked));
+                    let slots = trie.slots(spot.node).iter();
+                    literals.extend(slots.filter_map(|(slot, _)| value(view.values, *slot)));
+                }
+            }
+        }
+        literals.sort_unstable();
+        literals.dedup();
+        literals.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Goes on by one level: a literal, or a stranger that no rule names.
+    fn step(&mut self, at: usize, level: &str, states: &[State], stranger: bool) {
+        if self.answer.exhausted {
+            return;
+        }
+        let first = self.path.is_empty();
+        let wild = !(first && self.reserved);
+        let next = self.views.iter().zip(states).map(|(view, state)| {
+            let mut spots: SmallVec<[Spot; 4]> = SmallVec::new();
+            for spot in &state.spots {
+                let Some(trie) = view.tries.get(usize::from(spot.trie)) else {
+                    continue;
+                };
+                let mut go = |node: u32, only_denies: bool| {
+                    spots.push(Spot {
+                        node,
+                        only_denies: only_denies || spot.only_denies,
+                        ..*spot
+                    });
+                };
+                if !stranger && let Some(child) = trie.literal(spot.node, level) {
+                    go(child, false);
+                }
+                if wild && let Some(child) = trie.any(spot.node) {
+                    go(child, false);
+                }
+                for (slot, child) in trie.slots(spot.node) {
+                    match value(view.values, *slot) {
+                        Some(value) if !stranger && value == level => go(*child, false),
+                        Some(_) => {}
+                        None if wild => go(*child, true),
+                        None => {}
+                    }
+                }
+            }
+            State {
+                spots,
+                ..state.clone()
+            }
+        });
+        let next: States = next.collect();
+        self.path.push(level.to_owned());
+        let next = self.absorb(next);
+        self.visit(at, next);
+        self.path.pop();
+    }
+
+    /// Takes in the `#` of the spots that were just reached, and puts the states into one form.
+    fn absorb(&self, mut states: States) -> States {
+        if self.path.is_empty() && self.reserved {
+            return states;
+        }
+        for (view, state) in self.views.iter().zip(&mut states) {
+            for spot in &state.spots {
+                if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
+                    let said = trie.at_rest(spot.node, view.asked);
+                    state.allowed |= said.allow != NONE && !spot.only_denies;
+                    state.denied = state.denied.min(said.deny);
+                }
+            }
+            if state.denied != NONE {
+                state.spots.clear();
+            }
+            state.spots.sort_unstable();
+            state.spots.dedup();
+        }
+        states
+    }
+}
+
+/// The value of every slot when a placeholder is to stand for itself: some value that no rule names.
+pub(crate) fn symbolic(slots: &Slots) -> Vec<Option<Box<str>>> {
+    slots
+        .iter()
+        .map(|slot| Some(slot.to_string().into()))
+        .collect()
+}
+
+/// A pattern as a filter in which each placeholder stands for itself.
+pub(crate) fn symbolic_filter(levels: &[Level], slots: &Slots) -> String {
+    let words: Vec<String> = levels
+        .iter()
+        .map(|level| match level {
+            Level::Literal(text) => text.to_string(),
+            Level::Any => "+".into(),
+            Level::Rest => "#".into(),
+            Level::Slot(number) => slots
+                .get(*number)
+                .map_or_else(String::new, ToString::to_string),
+        })
+        .collect();
+    words.join("/")
+}

@@ -1,0 +1,195 @@
+//! A policy made ready to answer: tries that are shared, and the grants of single clients.
+//!
+//! What clients have in common is computed once: one trie for each set of roles, one for each
+//! principal that has lines of its own. A client's [`ClientGrants`] are two pointers and the values
+//! of the placeholders that its rules name; equal ones are shared. The tables that make this work
+//! are bounded: when one is full, what nobody uses leaves, and what still does not fit is built for
+//! one client alone.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use portcullis_core::hook::{Action, Cover, Decision, Grants, Rule, Snapshot};
+use portcullis_core::topic::{TopicFilter, TopicName};
+use smallvec::SmallVec;
+
+use crate::algebra::{self, View};
+use crate::policy::Policy;
+use crate::trie::{Asked, NONE, Said, Trie, Values};
+
+/// Most tries that are kept for reuse.
+const MAX_TRIES: usize = 4096;
+/// Most nodes in them, some 100 bytes each, beside those of one trie with all rules.
+const MAX_NODES: usize = 1 << 20;
+/// Most grants that are kept for reuse, some 100 bytes each.
+const MAX_GRANTS: usize = 1 << 16;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A policy and the tables that share its compiled parts.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) policy: Arc<Policy>,
+    tries: Mutex<Tries>,
+    grants: Mutex<Map<Key, Weak<ClientGrants>>>,
+}
+
+#[derive(Debug, Default)]
+struct Tries {
+    by_subjects: Map<Box<[u32]>, Arc<Trie>>,
+    nodes: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    own: Option<u32>,
+    shared: Box<[u32]>,
+    values: Box<Values>,
+}
+
+impl Compiled {
+    pub(crate) fn new(policy: Arc<Policy>) -> Self {
+        Self {
+            policy,
+            tries: Mutex::default(),
+            grants: Mutex::default(),
+        }
+    }
+
+    /// The grants of a client; the same for clients that no rule can tell apart.
+    pub(crate) fn grants(&self, who: &Snapshot) -> Arc<ClientGrants> {
+        let applicable = self.policy.applicable(who);
+        let shared = applicable.shared.into_boxed_slice();
+        let mut parts: SmallVec<[Arc<Trie>; 2]> = SmallVec::new();
+        if !shared.is_empty() {
+            parts.push(self.trie(&shared));
+        }
+        parts.extend(applicable.own.map(|own| self.trie(&[own])));
+        let key = Key {
+            own: applicable.own,
+            shared,
+            values: self.values(who, &parts),
+        };
+        let mut table = self.grants.lock();
+        if let Some(known) = table.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        let grants = Arc::new(ClientGrants {
+            policy: Arc::clone(&self.policy),
+            parts,
+            values: key.values.clone(),
+        });
+        if table.len() >= MAX_GRANTS {
+            table.retain(|_, grants| grants.strong_count() > 0);
+        }
+        if table.len() < MAX_GRANTS {
+            table.insert(key, Arc::downgrade(&grants));
+        }
+        grants
+    }
+
+    /// The values of the placeholders that the rules name; no others, so that clients which differ
+    /// only in those share.
+    fn values(&self, who: &Snapshot, parts: &[Arc<Trie>]) -> Box<Values> {
+        let mut values: Vec<Option<Box<str>>> = Vec::new();
+        for number in parts.iter().flat_map(|trie| trie.slots_used()) {
+            let place = usize::from(number);
+            if values.len() <= place {
+                values.resize(place + 1, None);
+            }
+            if let (Some(value @ None), Some(slot)) =
+                (values.get_mut(place), self.policy.slots.get(number))
+            {
+                *value = slot.value(who).map(Into::into);
+            }
+        }
+        values.into()
+    }
+
+    fn trie(&self, subjects: &[u32]) -> Arc<Trie> {
+        if let Some(known) = self.tries.lock().by_subjects.get(subjects) {
+            return Arc::clone(known);
+        }
+        let rules = subjects.iter().flat_map(|s| self.policy.own_rules(*s));
+        let rules = rules.filter_map(|number| Some((*number, self.policy.rule(*number)?)));
+        let trie = Arc::new(Trie::new(rules));
+        self.tries.lock().keep(subjects, &trie);
+        trie
+    }
+}
+
+impl Tries {
+    fn keep(&mut self, subjects: &[u32], trie: &Arc<Trie>) {
+        if self.is_full(trie) {
+            self.by_subjects.retain(|_, t| Arc::strong_count(t) > 1);
+            self.nodes = self.by_subjects.values().map(|t| t.size()).sum();
+        }
+        if !self.is_full(trie) {
+            let before = self.by_subjects.insert(subjects.into(), Arc::clone(trie));
+            self.nodes += trie.size();
+            self.nodes -= before.map_or(0, |before| before.size());
+        }
+    }
+
+    fn is_full(&self, trie: &Trie) -> bool {
+        self.by_subjects.len() >= MAX_TRIES
+            || (self.nodes + trie.size() > MAX_NODES && !self.by_subjects.is_empty())
+    }
+}
+
+/// The rights of one client, or of several that no rule tells apart, under one policy.
+#[derive(Debug)]
+pub struct ClientGrants {
+    policy: Arc<Policy>,
+    parts: SmallVec<[Arc<Trie>; 2]>,
+    values: Box<Values>,
+}
+
+impl ClientGrants {
+    fn combine(&self, ask: impl Fn(&Trie) -> Said) -> Decision {
+        let mut allow = NONE;
+        for trie in &self.parts {
+            let said = ask(trie);
+            if said.deny != NONE {
+                return Decision::Deny(Rule(said.deny));
+            }
+            allow = allow.min(said.allow);
+        }
+        if allow == NONE {
+            Decision::Silent
+        } else {
+            Decision::Allow(Rule(allow))
+        }
+    }
+}
+
+impl Grants for ClientGrants {
+    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision {
+        let asked = match action {
+            Action::Publish => Asked::Publish,
+            Action::Retain => Asked::Retain,
+            Action::Will => Asked::Will,
+            Action::Receive => Asked::Receive,
+        };
+        self.combine(|trie| trie.decide(asked, topic.as_str(), &self.values))
+    }
+
+    fn share(&self, group: &str) -> Decision {
+        self.combine(|trie| trie.share(group, &self.values))
+    }
+
+    fn cover(&self, filter: TopicFilter<'_>) -> Cover {
+        let tries: SmallVec<[&Trie; 2]> = self.parts.iter().map(|trie| &**trie).collect();
+        let view = View {
+            tries: &tries,
+            values: &self.values,
+            asked: Asked::Receive,
+        };
+        algebra::ask(filter.filter(), &[view]).cover()
+    }
+
+    fn describe(&self, rule: Rule) -> String {
+        self.policy.describe(rule)
+    }
+}

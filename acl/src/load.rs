@@ -1,0 +1,295 @@
+//! From files to a [`Policy`]: every line checked, every mistake reported, or nothing loaded.
+//!
+//! Casbin forgives what an access policy must not: an effect with a typo is ignored (so that a deny
+//! becomes an allow), a short line fails when it is first asked, an empty policy may allow. Here
+//! each of these is an error with file, line and remedy, and the errors come all at once. What the
+//! lines say is in `row`, how roles hang together in `roles`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::csv;
+use crate::error::{Complaint, PolicyError, PolicyWarning};
+use crate::model::{self, CasbinRows};
+use crate::policy::Policy;
+use crate::roles;
+use crate::row::{self, Row};
+
+/// A file that has been read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// What errors call it.
+    pub name: Arc<str>,
+    /// What is in it.
+    pub text: String,
+}
+
+impl Source {
+    /// A text under a name.
+    #[must_use]
+    pub fn new(name: &str, text: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            text: text.into(),
+        }
+    }
+}
+
+/// Everything that a policy is loaded from.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The model file; `None` for the shipped model.
+    pub model: Option<Source>,
+    /// The policy files, in any order.
+    pub policies: Vec<Source>,
+    /// Whether clients choose their client id (`client-id = "any"`); then a `{client_id}` in an
+    /// allow line is warned of.
+    pub client_id_is_free: bool,
+    /// Whether credentials bring roles (a JWT issuer with `roles`); then a role that no `g` line
+    /// gives is not warned of.
+    pub roles_from_credentials: bool,
+}
+
+impl Sources {
+    /// Reads the files. A directory stands for the `*.csv` files in it, in order of their names.
+    ///
+    /// # Errors
+    ///
+    /// Every file that cannot be read or is not UTF-8.
+    pub fn read(model: Option<&Path>, policies: &[PathBuf]) -> Result<Self, Vec<PolicyError>> {
+        let mut errors = Vec::new();
+        let mut read = |path: &Path| match read(path) {
+            Ok(source) => Some(source),
+            Err(error) => {
+                errors.push(error);
+                None
+            }
+        };
+        let model = model.and_then(&mut read);
+        let mut sources = Vec::new();
+        let mut broken = Vec::new();
+        for path in policies {
+            match expand(path) {
+                Ok(paths) => sources.extend(paths.iter().filter_map(|path| read(path))),
+                Err(error) => broken.push(error),
+            }
+        }
+        errors.extend(broken);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        Ok(Self {
+            model,
+            policies: sources,
+            ..Self::default()
+        })
+    }
+}
+
+fn expand(path: &Path) -> Result<Vec<PathBuf>, PolicyError> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).map_err(|error| unreadable(path, &error))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| unreadable(path, &error))?.path();
+        if path.extension().is_some_and(|extension| extension == "csv") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        let complaint = Complaint::new(
+            "the directory has no policy file",
+            "name a directory with *.csv files",
+        );
+        return Err(complaint.at(&path.display().to_string().into(), 0, None));
+    }
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<Source, PolicyError> {
+    let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let name: Arc<str> = path.display().to_string().into();
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source { name, text }),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let lines = error.as_bytes().iter().take(good).filter(|b| **b == b'\n');
+            let line = u32::try_from(lines.count() + 1).unwrap_or(u32::MAX);
+            let complaint = Complaint::new("the line is not UTF-8", "save the file as UTF-8");
+            Err(complaint.at(&name, line, None))
+        }
+    }
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> PolicyError {
+    let complaint = Complaint::new(
+        format!("cannot read it: {error}"),
+        "check the path and its permissions",
+    );
+    complaint.at(&path.display().to_string().into(), 0, None)
+}
+
+/// What [`Policy::load`] gives.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// What is probably not meant, in order of files and lines.
+    pub warnings: Vec<PolicyWarning>,
+}
+
+impl Policy {
+    /// Loads a policy: all of it or nothing. Takes some seconds per million lines; not for the
+    /// async threads.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake that was found, in order of files and lines.
+    pub fn load(sources: &Sources) -> Result<Loaded, Vec<PolicyError>> {
+        let mut loader = Loader::default();
+        if let Some(model) = &sources.model {
+            model::check(&model.name, &model.text, &mut loader.errors);
+        }
+        for (number, source) in (0..).zip(&sources.policies) {
+            loader.file(number, source);
+        }
+        let links = &loader.policy.links;
+        let broken = roles::check(&loader.policy, links);
+        loader.errors.extend(broken);
+        loader.is_not_empty(sources);
+        if loader.errors.is_empty() {
+            loader.casbin_agrees(sources);
+        }
+        if !loader.errors.is_empty() {
+            return Err(loader.errors);
+        }
+        loader.policy.seal();
+        let mut warnings = loader.warnings;
+        row::warnings(&loader.policy, sources, &mut warnings);
+        roles::warnings(&loader.policy, sources, &mut warnings);
+        let order = |file: &Arc<str>| loader.policy.files.iter().position(|f| f == file);
+        warnings.sort_by_key(|warning| (order(&warning.file), warning.line));
+        Ok(Loaded {
+            policy: loader.policy,
+            warnings,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Loader {
+    policy: Policy,
+    errors: Vec<PolicyError>,
+    warnings: Vec<PolicyWarning>,
+    /// Where each row was first seen.
+    seen: HashMap<Vec<String>, (u32, u32)>,
+}
+
+impl Loader {
+    fn file(&mut self, number: u32, source: &Source) {
+        self.policy.files.push(Arc::clone(&source.name));
+        if source.text.starts_with('\u{feff}') {
+            let complaint = Complaint::new(
+                "the file begins with a byte order mark",
+                "save it as UTF-8 without one",
+            );
+            self.errors.push(complaint.at(&source.name, 1, Some(1)));
+            return;
+        }
+        // Like casbin: only a line feed ends a line.
+        for (line, text) in (1..).zip(source.text.split('\n')) {
+            if let Err(error) = self.line(number, line, text) {
+                let (complaint, column) = error;
+                self.errors
+                    .push(complaint.at(&source.name, line, Some(column)));
+            }
+        }
+    }
+
+    fn line(&mut self, file: u32, line: u32, text: &str) -> Result<(), (Complaint, u32)> {
+        let Some(fields) = csv::fields(text)? else {
+            return Ok(());
+        };
+        let row = row::parse(&fields, &mut self.policy.slots)?;
+        let key: Vec<String> = fields.iter().map(|f| f.text.to_string()).collect();
+        if let Some((first_file, first_line)) = self.seen.get(&key) {
+            self.warnings.push(PolicyWarning {
+                file: self.policy.file(file).into(),
+                line,
+                message: "the line is there twice".into(),
+                remedy: format!(
+                    "remove it; the first one is {}",
+                    self.policy.place(*first_file, *first_line)
+                ),
+            });
+            return Ok(());
+        }
+        self.seen.insert(key, (file, line));
+        match row {
+            Row::Rule(rule) => {
+                let rule = rule.place(&mut self.policy.subjects, file, line);
+                self.policy.rules.push(rule);
+            }
+            Row::Link(link) => {
+                let link = link.place(&mut self.policy.subjects, file, line);
+                self.policy.links.push(link);
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty policy is a broken file, not a policy that denies everything (rule 8).
+    fn is_not_empty(&mut self, sources: &Sources) {
+        if !self.errors.is_empty() || !self.policy.rules.is_empty() {
+            return;
+        }
+        let name = sources
+            .policies
+            .first()
+            .map_or_else(|| "policy".into(), |source| Arc::clone(&source.name));
+        let complaint = Complaint::new(
+            "the policy has no p line",
+            "write at least one, for example `p, role:device, devices/{name}/#, publish, allow`",
+        );
+        self.errors.push(complaint.at(&name, 0, None));
+    }
+
+    fn casbin_agrees(&mut self, sources: &Sources) {
+        let mut whole = String::new();
+        for source in &sources.policies {
+            whole.push_str(&source.text);
+            whole.push('\n');
+        }
+        let rows = CasbinRows::read(&whole);
+        let complain = |file: u32, line: u32| {
+            let complaint = Complaint::new(
+                "the casbin crate reads this line in another way",
+                "simplify its quoting and spacing",
+            );
+            complaint.at(&self.policy.file(file).into(), line, None)
+        };
+        let Some(rows) = rows else {
+            self.errors.push(complain(0, 0));
+            return;
+        };
+        let mut differing: Vec<(u32, u32)> = Vec::new();
+        for (row, place) in &self.seen {
+            if let Some((kind, columns)) = row.split_first()
+                && !rows.has(kind, columns)
+            {
+                differing.push(*place);
+            }
+        }
+        if differing.is_empty() && rows.len("p") + rows.len("g") != self.seen.len() {
+            differing.push((0, 0));
+        }
+        differing.sort_unstable();
+        self.errors
+            .extend(differing.into_iter().map(|(file, line)| complain(file, line)));
+    }
+}

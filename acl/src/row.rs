@@ -1,0 +1,290 @@
+//! What one line says: the columns of `p` and `g` lines, checked.
+
+use portcullis_core::hook::Principal;
+
+use crate::csv::Field;
+use crate::error::{Complaint, PolicyWarning};
+use crate::load::Sources;
+use crate::pattern::{self, Level, Slot, Slots};
+use crate::policy::{Act, Effect, Link, Policy, PolicyRule, Subjects};
+use crate::suggest::{hint, nearest};
+
+/// What may stand before the colon of a subject.
+const KINDS: [&str; 5] = ["cert", "jwt", "user", "role", "system"];
+
+/// A line that says something.
+pub(crate) enum Row {
+    Rule(RawRule),
+    Link(RawLink),
+}
+
+pub(crate) struct RawRule {
+    subject: Box<str>,
+    topic: Box<str>,
+    levels: Box<[Level]>,
+    act: Act,
+    effect: Effect,
+}
+
+pub(crate) struct RawLink {
+    member: Box<str>,
+    role: Box<str>,
+}
+
+impl RawRule {
+    pub(crate) fn place(self, subjects: &mut Subjects, file: u32, line: u32) -> PolicyRule {
+        PolicyRule {
+            subject: subjects.number(&self.subject),
+            act: self.act,
+            effect: self.effect,
+            topic: self.topic,
+            levels: self.levels,
+            file,
+            line,
+        }
+    }
+}
+
+impl RawLink {
+    pub(crate) fn place(self, subjects: &mut Subjects, file: u32, line: u32) -> Link {
+        Link {
+            member: subjects.number(&self.member),
+            role: subjects.number(&self.role),
+            file,
+            line,
+        }
+    }
+}
+
+/// Reads the fields of a line.
+///
+/// # Errors
+///
+/// What is wrong, and the column to look at.
+pub(crate) fn parse(fields: &[Field<'_>], slots: &mut Slots) -> Result<Row, (Complaint, u32)> {
+    let kind = fields.first().map_or("", |field| &field.text);
+    match (kind, fields) {
+        ("p", [_, subject, topic, act, effect]) => {
+            rule(subject, topic, act, effect, slots).map(Row::Rule)
+        }
+        ("p", [_, _, _, _, _, extra, ..]) => Err((
+            Complaint::new(
+                "a p line has five columns; further ones (conditions) are not supported yet",
+                "remove what stands after allow or deny (a field with a comma needs double quotes)",
+            ),
+            extra.column,
+        )),
+        ("p", _) => Err((short_rule(fields), 1)),
+        ("g", [_, member, role]) => link(member, role).map(Row::Link),
+        ("g", _) => Err((
+            Complaint::new(
+                format!("a g line has three columns, this one has {}", fields.len()),
+                "write `g, user:anna, role:nurse` (a field with a comma needs double quotes)",
+            ),
+            1,
+        )),
+        _ => Err((
+            Complaint::new(
+                format!("a line begins with p or g, not with `{kind}`"),
+                "write `p, SUBJECT, TOPIC, ACTION, allow|deny` or `g, MEMBER, role:NAME`, \
+                 and begin comments with #",
+            ),
+            1,
+        )),
+    }
+}
+
+fn short_rule(fields: &[Field<'_>]) -> Complaint {
+    let message = format!("a p line has five columns, this one has {}", fields.len());
+    let last = fields.last().map_or("", |field| &field.text);
+    let remedy = if Act::parse(last).is_some() {
+        "the effect is missing: end the line with allow or deny"
+    } else {
+        "write `p, SUBJECT, TOPIC, ACTION, allow|deny`"
+    };
+    Complaint::new(message, remedy)
+}
+
+fn rule(
+    subject: &Field<'_>,
+    topic: &Field<'_>,
+    act: &Field<'_>,
+    effect: &Field<'_>,
+    slots: &mut Slots,
+) -> Result<RawRule, (Complaint, u32)> {
+    let at = |field: &Field<'_>| {
+        let column = field.column;
+        move |complaint| (complaint, column)
+    };
+    check_subject(&subject.text).map_err(at(subject))?;
+    let word = action(&act.text).map_err(at(act))?;
+    let levels = match word {
+        Act::Share => pattern::group(&topic.text, slots).map(|level| Box::from([level])),
+        Act::Publish | Act::Retain | Act::Will | Act::Subscribe => {
+            pattern::topic(&topic.text, slots)
+        }
+    };
+    Ok(RawRule {
+        subject: subject.text.as_ref().into(),
+        topic: topic.text.as_ref().into(),
+        levels: levels.map_err(at(topic))?,
+        act: word,
+        effect: effect_word(&effect.text).map_err(at(effect))?,
+    })
+}
+
+fn link(member: &Field<'_>, role: &Field<'_>) -> Result<RawLink, (Complaint, u32)> {
+    if member.text == "*" {
+        let complaint = Complaint::new(
+            "`*` cannot be given a role",
+            "write p lines for `*` instead",
+        );
+        return Err((complaint, member.column));
+    }
+    check_subject(&member.text).map_err(|complaint| (complaint, member.column))?;
+    if !role.text.starts_with("role:") {
+        let complaint = Complaint::new(
+            format!("`{}` is not a role", role.text),
+            format!("write `role:{}`", role.text.rsplit(':').next().unwrap_or("NAME")),
+        );
+        return Err((complaint, role.column));
+    }
+    check_subject(&role.text).map_err(|complaint| (complaint, role.column))?;
+    Ok(RawLink {
+        member: member.text.as_ref().into(),
+        role: role.text.as_ref().into(),
+    })
+}
+
+fn check_subject(subject: &str) -> Result<(), Complaint> {
+    if matches!(subject, "*" | "anonymous") {
+        return Ok(());
+    }
+    let Some((kind, name)) = subject.split_once(':') else {
+        let remedy = match nearest(subject, ["anonymous"]) {
+            Some(word) => format!("did you mean `{word}`?"),
+            None => "write its kind before it: `cert:`, `jwt:`, `user:`, `role:` or `system:`; \
+                     or `anonymous`, or `*` for everybody"
+                .into(),
+        };
+        let message = format!("the subject `{subject}` has no kind");
+        return Err(Complaint::new(message, remedy));
+    };
+    if !KINDS.contains(&kind) {
+        let near = match nearest(kind, KINDS) {
+            Some(word) => format!("did you mean `{word}:{name}`?"),
+            None => format!("the kinds are {}", KINDS.join(", ")),
+        };
+        return Err(Complaint::new(
+            format!("`{kind}:` is not a kind of subject"),
+            near,
+        ));
+    }
+    if name.is_empty() {
+        return Err(Complaint::new(
+            format!("`{subject}` has no name"),
+            "write the name after the colon",
+        ));
+    }
+    if name.len() > Principal::MAX_NAME {
+        return Err(Complaint::new(
+            "the name is longer than 1024 bytes, which no client's is",
+            "shorten it",
+        ));
+    }
+    Ok(())
+}
+
+fn action(word: &str) -> Result<Act, Complaint> {
+    if let Some(act) = Act::parse(word) {
+        return Ok(act);
+    }
+    let near = match word.to_lowercase().as_str() {
+        "pub" | "write" | "send" => Some("publish"),
+        "sub" | "read" | "receive" | "deliver" => Some("subscribe"),
+        "all" | "*" | "pubsub" | "readwrite" => {
+            return Err(Complaint::new(
+                format!("the action `{word}` does not exist"),
+                "write one line for each action: publish, retain, will, subscribe, share",
+            ));
+        }
+        _ => nearest(word, Act::ALL.map(Act::as_str)),
+    };
+    let remedy = match near {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "the actions are publish, retain, will, subscribe and share".into(),
+    };
+    Err(Complaint::new(
+        format!("the action `{word}` does not exist"),
+        remedy,
+    ))
+}
+
+fn effect_word(word: &str) -> Result<Effect, Complaint> {
+    match word {
+        "allow" => return Ok(Effect::Allow),
+        "deny" => return Ok(Effect::Deny),
+        _ => {}
+    }
+    if let Some((effect, _)) = word.split_once('#') {
+        return Err(Complaint::new(
+            format!("the effect `{word}` has a comment in it"),
+            format!("end the line after `{}`; comments stand alone", effect.trim()),
+        ));
+    }
+    let near = match word.to_lowercase().as_str() {
+        "permit" | "grant" | "yes" | "true" => "; did you mean `allow`?".into(),
+        "block" | "reject" | "no" | "false" | "forbid" => "; did you mean `deny`?".into(),
+        _ => hint(word, ["allow", "deny"]),
+    };
+    Err(Complaint::new(
+        format!("the effect `{word}` is neither allow nor deny"),
+        format!("write allow or deny, in small letters{near}"),
+    ))
+}
+
+/// What is odd about single lines.
+pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<PolicyWarning>) {
+    for rule in &policy.rules {
+        let subject = policy.subjects.name(rule.subject);
+        let mut warn = |message: String, remedy: &str| {
+            warnings.push(PolicyWarning {
+                file: policy.file(rule.file).into(),
+                line: rule.line,
+                message,
+                remedy: remedy.into(),
+            });
+        };
+        if subject.contains(['{', '}']) || (subject != "*" && subject.contains('*')) {
+            warn(
+                format!("the subject `{subject}` is taken literally"),
+                "placeholders and wildcards stand in the topic column; use roles for groups",
+            );
+        }
+        for level in &rule.levels {
+            let Level::Slot(number) = level else { continue };
+            match policy.slots.get(*number) {
+                Some(Slot::ClientId)
+                    if sources.client_id_is_free && rule.effect == Effect::Allow =>
+                {
+                    warn(
+                        "{client_id} in an allow line, but clients choose their client id".into(),
+                        "set client-id = \"name\" under [auth], or use {name}",
+                    );
+                }
+                Some(Slot::Username) if is_other_kind(subject) => warn(
+                    format!("{{username}} has a value only for user: principals, not `{subject}`"),
+                    "use {name}",
+                ),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn is_other_kind(subject: &str) -> bool {
+    matches!(subject, "anonymous")
+        || ["cert:", "jwt:", "system:"]
+            .iter()
+            .any(|kind| subject.starts_with(kind))
+}

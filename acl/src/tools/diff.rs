@@ -1,0 +1,203 @@
+//! Who gains and who loses what between two policies: symbolically, over all topics.
+
+use std::fmt;
+
+use crate::algebra::{View, ask, symbolic, symbolic_filter};
+use crate::policy::{Act, Effect, Policy, PolicyRule};
+use crate::trie::{Asked, NONE, Trie, Values};
+
+/// In which direction a right moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Allowed by the new policy only.
+    Gains,
+    /// Allowed by the old policy only.
+    Loses,
+}
+
+/// A right that somebody gains or loses. Displays as `role:nurse gains subscribe ward/+/vitals`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Change {
+    /// A principal, a role or `*`; placeholders stand for the values of whoever holds it.
+    pub subject: String,
+    /// Gained or lost.
+    pub kind: Kind,
+    /// Which right.
+    pub act: Act,
+    /// The line's pattern in which topics change; for `share` the group.
+    pub pattern: String,
+    /// A filter (or topic) whose topics all change, `+` standing for a level that no rule names.
+    pub example: String,
+    /// The work bound was reached: there may be more changes than this one.
+    pub inexact: bool,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            subject,
+            act,
+            pattern,
+            example,
+            ..
+        } = self;
+        let verb = match self.kind {
+            Kind::Gains => "gains",
+            Kind::Loses => "loses",
+        };
+        write!(f, "{subject} {verb} {act} {pattern}")?;
+        if example != pattern {
+            write!(f, ", for example {example}")?;
+        }
+        if self.inexact {
+            f.write_str(" (there may be more)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Everything that changes from `old` to `new`, for each role, for `*`, and for each principal that
+/// has lines of its own or whose roles change; sorted.
+#[must_use]
+pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
+    let mut names: Vec<&str> = old.subjects.iter().map(|(_, name)| name).collect();
+    names.extend(new.subjects.iter().map(|(_, name)| name));
+    names.sort_unstable();
+    names.dedup();
+    let mut changes = Vec::new();
+    for name in names {
+        let (before, after) = (Side::new(old, name), Side::new(new, name));
+        let group = name == "*" || name.starts_with("role:");
+        if group || before.own || after.own || before.roles != after.roles {
+            compare(name, &before, &after, &mut changes);
+        }
+    }
+    changes.sort();
+    changes.dedup();
+    changes
+}
+
+/// One policy as one subject sees it.
+struct Side<'a> {
+    policy: &'a Policy,
+    own: bool,
+    roles: Vec<&'a str>,
+    rules: Vec<(u32, &'a PolicyRule)>,
+    trie: Trie,
+    values: Vec<Option<Box<str>>>,
+}
+
+impl<'a> Side<'a> {
+    fn new(policy: &'a Policy, name: &str) -> Self {
+        let start = policy.subjects.find(name);
+        let mut open: Vec<u32> = start.into_iter().chain(policy.subjects.find("*")).collect();
+        let mut reached = Vec::new();
+        while let Some(subject) = open.pop() {
+            if !reached.contains(&subject) {
+                reached.push(subject);
+                open.extend(policy.direct_roles(subject));
+            }
+        }
+        reached.sort_unstable();
+        let mut roles: Vec<&str> = reached
+            .iter()
+            .map(|subject| policy.subjects.name(*subject))
+            .filter(|role| *role != name)
+            .collect();
+        roles.sort_unstable();
+        let rules: Vec<(u32, &PolicyRule)> = reached
+            .iter()
+            .flat_map(|subject| policy.own_rules(*subject))
+            .filter_map(|number| Some((*number, policy.rule(*number)?)))
+            .collect();
+        Self {
+            policy,
+            own: start.is_some_and(|subject| !policy.own_rules(subject).is_empty()),
+            roles,
+            trie: Trie::new(rules.iter().copied()),
+            rules,
+            values: symbolic(&policy.slots),
+        }
+    }
+
+    fn may_join(&self, group: &str) -> bool {
+        let values: &Values = &self.values;
+        let said = self.trie.share(group, values);
+        said.allow != NONE && said.deny == NONE
+    }
+}
+
+fn compare(name: &str, before: &Side<'_>, after: &Side<'_>, changes: &mut Vec<Change>) {
+    for (kind, giving) in [(Kind::Gains, after), (Kind::Loses, before)] {
+        for (_, rule) in &giving.rules {
+            let pattern = symbolic_filter(&rule.levels, &giving.policy.slots);
+            if rule.act == Act::Share {
+                groups(name, kind, rule, &pattern, before, after, changes);
+            } else if rule.effect == Effect::Allow {
+                topics(name, kind, rule.act, &pattern, before, after, changes);
+            }
+        }
+    }
+}
+
+fn topics(
+    name: &str,
+    kind: Kind,
+    act: Act,
+    pattern: &str,
+    before: &Side<'_>,
+    after: &Side<'_>,
+    changes: &mut Vec<Change>,
+) {
+    let Some(asked) = Asked::of(act) else { return };
+    let (old, new) = ([&before.trie], [&after.trie]);
+    let view = |tries, values| View {
+        tries,
+        values,
+        asked,
+    };
+    let answer = ask(pattern, &[view(&old, &before.values), view(&new, &after.values)]);
+    let [_, only_old, only_new, _] = answer.examples;
+    let example = match kind {
+        Kind::Gains => only_new,
+        Kind::Loses => only_old,
+    };
+    let example = example.or_else(|| answer.exhausted.then(|| pattern.to_owned()));
+    changes.extend(example.map(|example| Change {
+        subject: name.to_owned(),
+        kind,
+        act,
+        pattern: pattern.to_owned(),
+        example,
+        inexact: answer.exhausted,
+    }));
+}
+
+/// Groups that a line names, and one that no line names.
+fn groups(
+    name: &str,
+    kind: Kind,
+    rule: &PolicyRule,
+    pattern: &str,
+    before: &Side<'_>,
+    after: &Side<'_>,
+    changes: &mut Vec<Change>,
+) {
+    // A name with a wildcard in it is nobody's, so it is the stranger.
+    let group = if pattern == "#" { "+" } else { pattern };
+    let (was, is) = (before.may_join(group), after.may_join(group));
+    let moved = match kind {
+        Kind::Gains => is && !was,
+        Kind::Loses => was && !is,
+    };
+    if moved {
+        changes.push(Change {
+            subject: name.to_owned(),
+            kind,
+            act: rule.act,
+            pattern: pattern.to_owned(),
+            example: group.to_owned(),
+            inexact: false,
+        });
+    }
+}

@@ -1,0 +1,156 @@
+//! What operators ask about a policy: why, does it do what we expect, what smells, what changes.
+//!
+//! Nothing here is on the path of a message; the decisions are those of the same compiled policy.
+
+pub mod diff;
+pub mod expect;
+pub mod explain;
+pub mod lint;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use portcullis_core::hook::{Credential, Identity, Principal, Rule, Snapshot};
+use portcullis_core::topic;
+
+use crate::pattern::Level;
+use crate::policy::{Act, Effect, Policy, PolicyRule};
+
+pub use diff::{Change, Kind, diff};
+pub use expect::{Case, Failure, Report, junit};
+pub use explain::{Explanation, explain};
+pub use lint::lint;
+
+/// A client as somebody describes it on the command line or in a test.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Who {
+    /// With its kind: `cert:pump-17`, `anonymous`.
+    pub principal: String,
+    /// Roles from the credential, with or without the `role:` prefix.
+    pub roles: Vec<String>,
+    /// The client identifier.
+    pub client_id: String,
+    /// The listener's name.
+    pub listener: String,
+    /// `cert.FIELD` and `claim.PATH` with their values.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Who {
+    /// The client as the broker would see it.
+    ///
+    /// # Errors
+    ///
+    /// A principal that no client can have.
+    pub fn snapshot(&self) -> Result<Snapshot, String> {
+        let text = &self.principal;
+        let principal = match text.split_once(':') {
+            _ if text == "anonymous" => Principal::anonymous(),
+            Some((kind @ ("cert" | "jwt" | "user" | "system"), name)) => {
+                Principal::vouched(kind, name).map_err(|error| format!("`{text}`: {error}"))?
+            }
+            _ => {
+                return Err(format!(
+                    "`{text}` is not a principal; write cert:NAME, jwt:NAME, user:NAME, \
+                     system:NAME or anonymous"
+                ));
+            }
+        };
+        let mut roles: Vec<Box<str>> = self
+            .roles
+            .iter()
+            .map(|role| role.strip_prefix("role:").unwrap_or(role).into())
+            .collect();
+        roles.sort_unstable();
+        roles.dedup();
+        let attributes = self
+            .attributes
+            .iter()
+            .map(|(key, value)| (key.as_str().into(), value.as_str().into()));
+        Ok(Snapshot {
+            identity: Identity {
+                principal,
+                roles: roles.into(),
+                attributes: Arc::new(attributes.collect()),
+            },
+            credential: Credential::new("described", ""),
+            client_id: self.client_id.as_str().into(),
+            listener: self.listener.as_str().into(),
+            address: None,
+        })
+    }
+}
+
+/// A rule that counts for a client, with the client's values in place of the placeholders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// Its number, for [`Policy::describe`].
+    pub rule: Rule,
+    /// What it is about.
+    pub act: Act,
+    /// What it does.
+    pub effect: Effect,
+    /// The filter (for `share` the group); `None` for an allow line that grants nothing because a
+    /// value is missing or unsafe.
+    pub filter: Option<String>,
+}
+
+impl Effective {
+    /// Whether the rule matches a concrete topic, or for `share` a group.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        let Some(filter) = &self.filter else {
+            return false;
+        };
+        match self.act {
+            Act::Share => matches!(filter.as_str(), "+" | "#") || filter == topic,
+            Act::Publish | Act::Retain | Act::Will | Act::Subscribe => {
+                topic::matches(filter, topic)
+            }
+        }
+    }
+}
+
+/// The rules that count for a client, in the order of the files. The plain reading of the policy;
+/// what is compiled is tested against it.
+#[must_use]
+pub fn effective(policy: &Policy, who: &Snapshot) -> Vec<Effective> {
+    let applicable = policy.applicable(who);
+    let subjects = applicable.own.into_iter().chain(applicable.shared);
+    let mut numbers: Vec<u32> = subjects
+        .flat_map(|subject| policy.own_rules(subject).iter().copied())
+        .collect();
+    numbers.sort_unstable();
+    let rules = numbers
+        .into_iter()
+        .filter_map(|number| Some((number, policy.rule(number)?)));
+    rules
+        .map(|(number, rule)| Effective {
+            rule: Rule(number),
+            act: rule.act,
+            effect: rule.effect,
+            filter: substituted(policy, rule, who),
+        })
+        .collect()
+}
+
+/// A rule's topic column with a client's values in it (rule 7 of the design).
+pub(crate) fn substituted(policy: &Policy, rule: &PolicyRule, who: &Snapshot) -> Option<String> {
+    let mut levels: Vec<&str> = Vec::with_capacity(rule.levels.len());
+    for level in &rule.levels {
+        levels.push(match level {
+            Level::Literal(text) => text,
+            Level::Any => "+",
+            Level::Rest => "#",
+            Level::Slot(number) => {
+                let slot = policy.slots.get(*number);
+                match (slot.and_then(|slot| slot.value(who)), rule.effect) {
+                    (Some(value), _) => value,
+                    (None, Effect::Deny) => "+",
+                    (None, Effect::Allow) => return None,
+                }
+            }
+        });
+    }
+    Some(levels.join("/"))
+}

@@ -1,0 +1,305 @@
+//! What a listener's TLS accepts.
+//!
+//! TLS 1.3 and 1.2 with AEAD suites only, aws-lc-rs as the provider (hybrid X25519MLKEM768 key
+//! exchange preferred), no 0-RTT. Where clients show certificates there is no resumption at all: a
+//! resumed session would skip the CRL. Renegotiation does not exist in rustls.
+//!
+//! A client certificate that is not accepted ends the handshake with one alert, whatever the
+//! reason; [`explain`] has the reason for the log.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use portcullis_core::hook::ClientCertificate;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::der::time;
+use crate::trust::certificates;
+use crate::{ClientTrust, Error, file};
+
+/// Largest certificate or key file, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// `[listener.tls]` of portcullis.toml, with paths resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The server's certificate chain, PEM, its own first.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// CAs of client certificates, PEM; several files and several in one file.
+    pub client_ca: Vec<PathBuf>,
+    /// Whether clients must show a certificate.
+    pub client_auth: ClientAuth,
+    /// CRLs, PEM or DER. With at least one, a CA without CRL is refused.
+    pub crl: Vec<PathBuf>,
+    /// How long after nextUpdate a CRL is still believed.
+    pub crl_grace: Duration,
+    /// Application protocols, for example `mqtt` or `http/1.1`. A client that offers none passes;
+    /// one that offers only others is refused.
+    pub alpn: Vec<Vec<u8>>,
+}
+
+/// `client-auth`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientAuth {
+    /// The handshake fails without a certificate.
+    Required,
+    /// A certificate is asked for; one that is shown must be good.
+    Optional,
+    /// Not asked for.
+    None,
+}
+
+/// What a listener needs, built from its files at one moment; swapped in whole on reload.
+pub struct Loaded {
+    /// For `tokio_rustls::TlsAcceptor`.
+    pub config: Arc<ServerConfig>,
+    /// For [`Desk::set_trust`](crate::Desk::set_trust); `None` with [`ClientAuth::None`].
+    pub trust: Option<Arc<ClientTrust>>,
+    /// When the server's certificate ends.
+    pub until: SystemTime,
+    /// What works but should be looked at.
+    pub warnings: Vec<String>,
+}
+
+/// Reads and checks everything that `settings` name.
+///
+/// # Errors
+///
+/// A file that is missing or broken, a key that does not fit the certificate, a server certificate
+/// or CA outside its validity at `now`, a CRL that no configured CA signed, `client-auth` without
+/// `client-ca`.
+pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
+    let mut warnings = Vec::new();
+    let chain = certificates(&settings.certificate, MAX_FILE)?;
+    let until = check_server_certificate(&settings.certificate, &chain, now)?;
+    let key = private_key(&settings.key)?;
+    warnings.extend(file::exposed(&settings.key));
+
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| Error::setting(format!("listener.tls: {error}"), "report this"))?;
+    let (builder, trust) = match settings.client_auth {
+        ClientAuth::None => (builder.with_no_client_auth(), None),
+        ClientAuth::Required | ClientAuth::Optional => {
+            if settings.client_ca.is_empty() {
+                return Err(Error::setting(
+                    "listener.tls: client-auth asks for certificates, but client-ca is not set",
+                    "set client-ca to the CA that issues them, or client-auth to \"none\"",
+                ));
+            }
+            let (trust, more) = ClientTrust::load(
+                &settings.client_ca,
+                &settings.crl,
+                settings.crl_grace,
+                now,
+            )?;
+            warnings.extend(more);
+            let verifier = Verifier {
+                hints: trust.hints(),
+                trust: Arc::clone(&trust),
+                mandatory: settings.client_auth == ClientAuth::Required,
+            };
+            let builder = builder.with_client_cert_verifier(Arc::new(verifier));
+            (builder, Some(trust))
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        Error::file(
+            &settings.key,
+            format!(
+                "cannot be used with the certificate {}: {error}",
+                settings.certificate.display()
+            ),
+            "use the private key that the certificate was made for",
+        )
+    })?;
+    config.alpn_protocols.clone_from(&settings.alpn);
+    config.max_early_data_size = 0;
+    if trust.is_some() {
+        // A resumed session is not asked for its certificate again, so a CRL would not reach it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(Loaded {
+        config: Arc::new(config),
+        trust,
+        until,
+        warnings,
+    })
+}
+
+/// The chain that the client has shown and the handshake has validated.
+#[must_use]
+pub fn client_certificate(connection: &ServerConnection) -> Option<ClientCertificate> {
+    let chain = connection.peer_certificates()?;
+    if chain.is_empty() {
+        return None;
+    }
+    Some(ClientCertificate {
+        chain: chain.iter().map(|der| Box::from(der.as_ref())).collect(),
+    })
+}
+
+/// Why a handshake failed, for the log: the reason of [`ClientTrust`] where it was that, else what
+/// rustls says. Takes the error of `TlsAcceptor::accept` or a [`rustls::Error`].
+#[must_use]
+pub fn explain(error: &(dyn StdError + 'static)) -> String {
+    let inner = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .map_or(error, |inner| inner as &(dyn StdError + 'static));
+    match inner.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
+            reason.to_string()
+        }
+        Some(other) => other.to_string(),
+        None => error.to_string(),
+    }
+}
+
+fn check_server_certificate(
+    path: &Path,
+    chain: &[CertificateDer<'_>],
+    now: SystemTime,
+) -> Result<SystemTime, Error> {
+    let broken = |problem: String, remedy| Err(Error::file(path, problem, remedy));
+    let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
+    let certificate = match X509Certificate::from_der(first) {
+        Ok((_, certificate)) => certificate,
+        Err(error) => {
+            return broken(
+                format!("the first certificate is broken: {error}"),
+                "put the server's certificate first, then the CAs between",
+            );
+        }
+    };
+    let validity = certificate.validity();
+    if time(validity.not_after) < now {
+        return broken(
+            format!("the server certificate expired on {}", validity.not_after),
+            "renew it",
+        );
+    }
+    if time(validity.not_before) > now {
+        return broken(
+            format!("the server certificate is not valid before {}", validity.not_before),
+            "wait, or check this machine's clock",
+        );
+    }
+    if certificate.is_ca() {
+        return broken(
+            format!("{:?} is a CA certificate", certificate.subject().to_string()),
+            "put the server's own certificate first, then the CAs between",
+        );
+    }
+    Ok(time(validity.not_after))
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let bytes = zeroize::Zeroizing::new(file::read(path, MAX_FILE)?);
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+        // The parser's words, never the file's.
+        let problem = match error {
+            rustls::pki_types::pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),
+            _ => "is not a PEM file with a private key".to_owned(),
+        };
+        Error::file(
+            path,
+            problem,
+            "use a file with an unencrypted -----BEGIN PRIVATE KEY----- block",
+        )
+    })
+}
+
+/// Asks [`ClientTrust`] in the handshake.
+struct Verifier {
+    trust: Arc<ClientTrust>,
+    hints: Vec<DistinguishedName>,
+    mandatory: bool,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier")
+            .field("authorities", &self.trust.authorities())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        match self.trust.validate(end_entity, intermediates, now) {
+            Ok(_) => Ok(ClientCertVerified::assertion()),
+            Err(reason) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
+                OtherError(Arc::new(NotTrusted(reason))),
+            ))),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.trust.algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.trust.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms().supported_schemes()
+    }
+}
+
+/// Carries the reason through rustls. Its `Debug` is the reason too, because that is what rustls
+/// prints.
+struct NotTrusted(String);
+
+impl fmt::Display for NotTrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NotTrusted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for NotTrusted {}

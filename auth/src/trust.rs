@@ -1,0 +1,415 @@
+//! Which client certificates a listener believes: its CAs, and what they revoked.
+//!
+//! The path from the client's certificate to a CA is built by `rustls-webpki`, with its limits on
+//! work. It is used directly rather than through rustls' own verifier, because that one does not
+//! say which path it found: revocation is looked up for every certificate on it, and a connection
+//! must end when *its* CA is no longer configured.
+//!
+//! The same object answers twice: in the TLS handshake, and again at CONNECT, when it may already
+//! have been swapped for one with a newer CRL.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::DistinguishedName;
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use crate::crl::{IssuerId, Lists, Role};
+use crate::der::{hex, is_signed_by, serial, sha256, time};
+use crate::{Error, file};
+
+/// Most certificates that a client may present. Path building refuses chains of more than six CAs;
+/// this bounds the parsing before it.
+const MAX_PRESENTED: usize = 10;
+/// Smallest RSA key accepted, in bits (NIST SP 800-57, 112 bits of strength).
+const MIN_RSA: usize = 2048;
+/// Largest RSA key accepted: verification cost grows with the square.
+const MAX_RSA: usize = 8192;
+/// Largest file of CA certificates, in bytes.
+const MAX_CA_FILE: u64 = 16 << 20;
+
+/// The client CAs of one listener and their revocation lists, frozen; a reload makes a new one.
+pub struct ClientTrust {
+    anchors: Vec<Anchor>,
+    for_path: Vec<TrustAnchor<'static>>,
+    /// CAs from the configuration that another configured CA issued. They help to build paths and
+    /// sign CRLs, but are no end of trust: their issuer can revoke them.
+    between: Vec<CertificateDer<'static>>,
+    lists: Option<Lists>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+struct Anchor {
+    id: AnchorId,
+    subject: String,
+    not_after: SystemTime,
+}
+
+/// Names a CA by subject and key: a renewed certificate of the same CA is the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AnchorId(pub(crate) Box<str>);
+
+impl AnchorId {
+    fn of(certificate: &X509Certificate<'_>) -> Self {
+        let mut named = certificate.subject().as_raw().to_vec();
+        named.extend_from_slice(certificate.public_key().raw);
+        Self(hex(sha256(&named).get(..16).unwrap_or_default()).into())
+    }
+}
+
+/// A validated path, from the client's certificate to below the CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Path {
+    /// Issuer and serial of each certificate, the client's first.
+    pub(crate) links: Vec<Link>,
+    /// The CA at its end.
+    pub(crate) anchor: AnchorId,
+    /// The earliest notAfter on it, the CA's included.
+    pub(crate) until: SystemTime,
+}
+
+/// One certificate as revocation knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) issuer: IssuerId,
+    pub(crate) serial: Box<str>,
+}
+
+impl ClientTrust {
+    /// Reads CA and CRL files. With at least one CRL file, a certificate is accepted only if each
+    /// CA on its path has a CRL that is not older than `nextUpdate` and `crl_grace`. Warnings come
+    /// back as text.
+    ///
+    /// # Errors
+    ///
+    /// A file that is missing, broken or empty; a CA that is no CA, has a weak key or is expired;
+    /// a CRL that no configured CA signed.
+    pub fn load(
+        client_ca: &[PathBuf],
+        crl: &[PathBuf],
+        crl_grace: Duration,
+        now: SystemTime,
+    ) -> Result<(Arc<Self>, Vec<String>), Error> {
+        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let mut ders = Vec::new();
+        for path in client_ca {
+            for der in certificates(path, MAX_CA_FILE)? {
+                check_authority(path, &der, now)?;
+                ders.push(der);
+            }
+        }
+        let parsed: Vec<_> = ders
+            .iter()
+            .filter_map(|der| X509Certificate::from_der(der).ok())
+            .map(|(_, certificate)| certificate)
+            .collect();
+        let mut trust = Self {
+            anchors: Vec::new(),
+            for_path: Vec::new(),
+            between: Vec::new(),
+            lists: None,
+            algorithms,
+        };
+        for (der, certificate) in ders.iter().zip(&parsed) {
+            let issued_by = |other: &X509Certificate<'_>| {
+                other.subject().as_raw() == certificate.issuer().as_raw()
+                    && other.subject().as_raw() != certificate.subject().as_raw()
+                    && is_signed_by(der, other.public_key().raw, algorithms.all)
+            };
+            if parsed.iter().any(issued_by) {
+                trust.between.push(der.clone());
+            } else {
+                trust.add_anchor(der, certificate);
+            }
+        }
+        let mut warnings = Vec::new();
+        if !crl.is_empty() {
+            let (lists, old) = Lists::load(crl, &parsed, algorithms.all, crl_grace, now)?;
+            warnings.extend(old);
+            for anchor in &parsed {
+                let id = IssuerId::of(anchor.subject().as_raw());
+                if lists.covers(id, Role::User, UNIX_EPOCH).is_err() {
+                    warnings.push(format!(
+                        "client CA {:?} has no CRL: its certificates are refused while crl is set",
+                        anchor.subject().to_string()
+                    ));
+                }
+            }
+            trust.lists = Some(lists);
+        }
+        Ok((Arc::new(trust), warnings))
+    }
+
+    fn add_anchor(&mut self, der: &CertificateDer<'static>, certificate: &X509Certificate<'_>) {
+        let Ok(anchor) = anchor_from_trusted_cert(der) else {
+            return; // `check_authority` has parsed it.
+        };
+        let id = AnchorId::of(certificate);
+        let not_after = time(certificate.validity().not_after);
+        // The same CA twice, renewed: the later end counts.
+        if let Some(known) = self.anchors.iter_mut().find(|known| known.id == id) {
+            known.not_after = known.not_after.max(not_after);
+            return;
+        }
+        self.for_path.push(anchor.to_owned());
+        self.anchors.push(Anchor {
+            id,
+            subject: certificate.subject().to_string(),
+            not_after,
+        });
+    }
+
+    /// How many CAs paths may end at.
+    #[must_use]
+    pub fn authorities(&self) -> usize {
+        self.anchors.len()
+    }
+
+    /// How many certificates the CRLs revoke; `None` without CRLs.
+    #[must_use]
+    pub fn revoked(&self) -> Option<usize> {
+        self.lists.as_ref().map(Lists::len)
+    }
+
+    /// When the first of the CAs ends.
+    #[must_use]
+    pub fn until(&self) -> Option<SystemTime> {
+        self.anchors.iter().map(|anchor| anchor.not_after).min()
+    }
+
+    /// Subjects of the CAs, for the certificate request in the handshake.
+    pub(crate) fn hints(&self) -> Vec<DistinguishedName> {
+        self.for_path
+            .iter()
+            .map(|anchor| DistinguishedName::in_sequence(&anchor.subject))
+            .collect()
+    }
+
+    /// The signature algorithms of the provider.
+    pub(crate) fn algorithms(&self) -> WebPkiSupportedAlgorithms {
+        self.algorithms
+    }
+
+    /// Validates a chain: the client's certificate, then what else it presented in any order.
+    ///
+    /// # Errors
+    ///
+    /// Which check failed, in words for the operator.
+    pub(crate) fn validate(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<Path, String> {
+        if presented.len() >= MAX_PRESENTED {
+            return Err(format!(
+                "the client presents {} certificates; the limit is {MAX_PRESENTED}",
+                presented.len() + 1
+            ));
+        }
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|error| format!("the client certificate cannot be parsed: {error}"))?;
+        check_purpose(&parsed)?;
+        check_strength(&parsed)?;
+
+        let candidates: Vec<CertificateDer<'_>> = presented
+            .iter()
+            .chain(&self.between)
+            .map(|der| CertificateDer::from(der.as_ref()))
+            .collect();
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let certificate = EndEntityCert::try_from(leaf)
+            .map_err(|error| format!("the client certificate cannot be used: {error}"))?;
+        let found = certificate
+            .verify_for_usage(
+                self.algorithms.all,
+                &self.for_path,
+                &candidates,
+                UnixTime::since_unix_epoch(seconds),
+                KeyUsage::client_auth(),
+                None, // Revocation is looked up below, without a signature check per handshake.
+                None,
+            )
+            .map_err(|error| explain(&error, &parsed))?;
+        let anchor = self
+            .for_path
+            .iter()
+            .zip(&self.anchors)
+            .find_map(|(for_path, anchor)| (for_path == found.anchor()).then_some(anchor))
+            .ok_or("the path ends at no configured CA")?;
+        if anchor.not_after < now {
+            return Err(format!("the client CA {:?} is expired", anchor.subject));
+        }
+
+        let mut path = Path {
+            links: Vec::new(),
+            anchor: anchor.id.clone(),
+            until: anchor.not_after,
+        };
+        path.push(&parsed);
+        for der in found.intermediate_certificates().map(|between| between.der()) {
+            let (_, parsed) = X509Certificate::from_der(&der)
+                .map_err(|error| format!("an intermediate CA cannot be parsed: {error}"))?;
+            path.push(&parsed);
+        }
+        self.check_revocation(&path.links, now)?;
+        Ok(path)
+    }
+
+    fn check_revocation(&self, links: &[Link], now: SystemTime) -> Result<(), String> {
+        let Some(lists) = &self.lists else {
+            return Ok(());
+        };
+        for (at, link) in links.iter().enumerate() {
+            let role = if at == 0 { Role::User } else { Role::Authority };
+            self.revocation(link)?;
+            lists.covers(link.issuer, role, now).map_err(|why| {
+                format!(
+                    "the certificate with serial {} (number {at} on the path) cannot be checked: {why}",
+                    link.serial
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether a certificate is on a list.
+    ///
+    /// # Errors
+    ///
+    /// That it is, in words.
+    pub(crate) fn revocation(&self, link: &Link) -> Result<(), String> {
+        match &self.lists {
+            Some(lists) if lists.is_revoked(link.issuer, &link.serial) => Err(format!(
+                "the certificate with serial {} is revoked by its CA's CRL",
+                link.serial
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this CA is (still) one of the listener's.
+    pub(crate) fn knows(&self, anchor: &AnchorId) -> bool {
+        self.anchors.iter().any(|known| known.id == *anchor)
+    }
+}
+
+impl Path {
+    fn push(&mut self, certificate: &X509Certificate<'_>) {
+        self.links.push(Link {
+            issuer: IssuerId::of(certificate.issuer().as_raw()),
+            serial: serial(certificate.raw_serial()).into(),
+        });
+        self.until = self.until.min(time(certificate.validity().not_after));
+    }
+}
+
+/// The certificates in a PEM file; at least one.
+///
+/// # Errors
+///
+/// A file that is missing, not PEM, or without a certificate.
+pub(crate) fn certificates(
+    path: &std::path::Path,
+    limit: u64,
+) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let remedy = "use a file with -----BEGIN CERTIFICATE----- blocks (openssl x509 -inform der converts DER)";
+    let bytes = file::read(path, limit)?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
+        .collect::<Result<_, _>>()
+        .map_err(|error| Error::file(path, format!("is not a PEM file: {error}"), remedy))?;
+    if found.is_empty() {
+        return Err(Error::file(path, "holds no certificate in PEM", remedy));
+    }
+    Ok(found)
+}
+
+fn check_authority(
+    path: &std::path::Path,
+    der: &CertificateDer<'_>,
+    now: SystemTime,
+) -> Result<(), Error> {
+    let broken = |problem: String| Error::file(path, problem, "replace this CA certificate");
+    let (_, certificate) = X509Certificate::from_der(der)
+        .map_err(|error| broken(format!("holds a broken certificate: {error}")))?;
+    let subject = certificate.subject().to_string();
+    if !certificate.is_ca() {
+        return Err(Error::file(
+            path,
+            format!("{subject:?} is not a CA certificate (basicConstraints)"),
+            "name the CA that issues the client certificates, not one of them",
+        ));
+    }
+    anchor_from_trusted_cert(der)
+        .map_err(|error| broken(format!("{subject:?} cannot be used as a CA: {error}")))?;
+    check_strength(&certificate).map_err(|why| broken(format!("{subject:?}: {why}")))?;
+    let validity = certificate.validity();
+    if time(validity.not_after) < now {
+        return Err(broken(format!("{subject:?} expired on {}", validity.not_after)));
+    }
+    if time(validity.not_before) > now {
+        return Err(broken(format!(
+            "{subject:?} is not valid before {}",
+            validity.not_before
+        )));
+    }
+    Ok(())
+}
+
+/// The clientAuth purpose must be written down. Path building accepts a certificate without the
+/// extension for every purpose, a web server's among them.
+fn check_purpose(certificate: &X509Certificate<'_>) -> Result<(), String> {
+    match certificate.extended_key_usage() {
+        Ok(Some(usage)) if usage.value.client_auth => Ok(()),
+        Ok(Some(_)) => Err("the client certificate's extended key usage lacks clientAuth".into()),
+        Ok(None) => Err("the client certificate has no extended key usage (clientAuth)".into()),
+        Err(error) => Err(format!("the extended key usage cannot be read: {error}")),
+    }
+}
+
+fn check_strength(certificate: &X509Certificate<'_>) -> Result<(), String> {
+    let spki = certificate.public_key();
+    let algorithm = spki.algorithm.algorithm.to_id_string();
+    match (spki.parsed(), algorithm.as_str()) {
+        (Ok(PublicKey::RSA(key)), _) => match key.key_size() {
+            MIN_RSA..=MAX_RSA => Ok(()),
+            bits => Err(format!(
+                "the RSA key has {bits} bits; accepted are {MIN_RSA} to {MAX_RSA}"
+            )),
+        },
+        (Ok(PublicKey::EC(_)), _) => {
+            let curve = spki
+                .algorithm
+                .parameters
+                .as_ref()
+                .and_then(|parameters| parameters.as_oid().ok())
+                .map(|oid| oid.to_id_string());
+            match curve.as_deref() {
+                // P-256, P-384, P-521
+                Some("1.2.840.10045.3.1.7" | "1.3.132.0.34" | "1.3.132.0.35") => Ok(()),
+                other => Err(format!(
+                    "the curve {:?} is not P-256, P-384 or P-521",
+                    other.unwrap_or("explicit")
+                )),
+            }
+        }
+        (_, "1.3.101.112") => Ok(()), // Ed25519
+        (_, other) => Err(format!("a key of algorithm {other} is not accepted")),
+    }
+}
+
+fn explain(error: &webpki::Error, leaf: &X509Certificate<'_>) -> String {
+    let subject = leaf.subject().to_string();
+    if matches!(error, webpki::Error::UnknownIssuer) {
+        return format!(
+            "no configured client CA issued the certificate of {subject:?} (issuer {:?})",
+            leaf.issuer().to_string()
+        );
+    }
+    format!("the certificate of {subject:?} is not valid: {error}")
+}

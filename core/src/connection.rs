@@ -1,0 +1,868 @@
+//! One admitted connection, without I/O.
+//!
+//! The driver (`gate`) owns the socket and the clock: it feeds bytes and the time in, writes what
+//! comes out, and sleeps until the deadline. So the whole behaviour of a client - floods, alias
+//! games, acknowledgements out of order, silence - is tested with byte strings and an invented
+//! clock.
+//!
+//! Acknowledgements to the publisher keep the order of receipt, refusals included. One that must
+//! wait - for the disk, or for a receiver whose queue is full - holds back those behind it, while
+//! reading goes on: PUBREL and PUBACK must get through. Only a rate limit pauses reading.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant, SystemTime};
+
+use smallvec::SmallVec;
+
+use crate::clock::Now;
+use crate::engine::{Attached, Close, Engine, Published, Routing, Taken};
+use crate::guard::{Inbound, Subject};
+use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
+use crate::message::{Asked, Publication};
+use crate::settings::{DeniedPublish, Settings};
+use crate::ticket::{Progress, Ticket};
+use crate::topic::{TopicError, TopicFilter, TopicName};
+use crate::wire::{
+    self, Ack, AckKind, Auth, DecodeError, Delivery, Disconnect, Packet, PacketId, Publish, QoS,
+    ReasonCode, Subscribe, Unsubscribe, Version, decode, split_frame,
+};
+
+/// A receiver without progress that holds publishers, or a socket that takes no bytes, is ended
+/// after this time (rule 13).
+pub(crate) const STALL: Duration = Duration::from_secs(5);
+
+/// Why a connection ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client said goodbye.
+    Client {
+        will: bool,
+        /// Its last word on the session's life, seconds.
+        expiry: Option<u32>,
+        reason: ReasonCode,
+    },
+    /// The network connection is gone.
+    Lost(String),
+    /// The broker ends it.
+    Server(Close),
+}
+
+impl End {
+    fn server(code: ReasonCode, reason: impl Into<String>) -> Self {
+        Self::Server(Close {
+            code,
+            reason: reason.into(),
+            will: true,
+        })
+    }
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> Self {
+        Self::server(error.reason(), format!("malformed packet: {error}"))
+    }
+}
+
+/// What the handshake leaves to the connection.
+pub(crate) struct Terms {
+    pub(crate) version: Version,
+    /// As asked for, seconds; 0 for none.
+    pub(crate) keep_alive: u16,
+    /// When the identity ends.
+    pub(crate) until: Option<SystemTime>,
+    /// Whether the client may set a session expiry at DISCONNECT: it asked for one at CONNECT.
+    pub(crate) has_expiry: bool,
+    /// The method of an enhanced authentication, which a re-authentication must use again.
+    pub(crate) auth_method: Option<Box<str>>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// An admitted connection.
+pub(crate) struct Connection {
+    engine: Arc<Engine>,
+    attached: Attached,
+    guard: Inbound,
+    watch: Watch,
+    terms: Terms,
+    aliases: Vec<Option<Box<str>>>,
+    acks: VecDeque<PendingAck>,
+    /// Weight of messages whose acknowledgements are held back, bytes.
+    held_bytes: usize,
+    facts: BatchFacts,
+    replies: Vec<u8>,
+    heard: Instant,
+    /// When reading goes on; a rate limit.
+    paused: Option<Instant>,
+    stalled: Option<Instant>,
+    /// A step of a re-authentication that the driver has to ask about.
+    pub(crate) auth_step: Option<Vec<u8>>,
+}
+
+/// A publish that the policy refused.
+struct Refused {
+    topic: Box<str>,
+    action: &'static str,
+    rule: String,
+}
+
+/// An acknowledgement in its place in the order of receipt.
+struct PendingAck {
+    id: PacketId,
+    kind: AckKind,
+    reason: ReasonCode,
+    tickets: SmallVec<[Ticket; 1]>,
+    weight: usize,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        attached: Attached,
+        subject: Arc<Subject>,
+        watch: Watch,
+        terms: Terms,
+        now: Now,
+    ) -> Self {
+        let guard = Inbound::new(subject, &engine.modules);
+        Self {
+            engine,
+            attached,
+            guard,
+            watch,
+            terms,
+            aliases: Vec::new(),
+            acks: VecDeque::new(),
+            held_bytes: 0,
+            facts: BatchFacts::default(),
+            replies: Vec::new(),
+            heard: now.mono,
+            paused: None,
+            stalled: None,
+            auth_step: None,
+        }
+    }
+
+    /// Takes the packets at the beginning of `input`; says how many bytes they were. What is left
+    /// is the beginning of a packet. The waker is for acknowledgements that must wait.
+    pub(crate) fn receive(&mut self, input: &[u8], waker: &Waker, now: Now) -> Result<usize, End> {
+        let engine = Arc::clone(&self.engine);
+        let session = Arc::clone(&self.attached.session);
+        let mut routing = engine.routing(Some(&session), now);
+        let settings = Arc::clone(routing.settings());
+        let limits = settings.wire_limits();
+        self.guard.refresh(routing.generation, &engine.modules);
+        let mut rest = input;
+        let result = loop {
+            let frame = match split_frame(rest, limits.max_packet_size) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(End::from(error)),
+            };
+            rest = rest.get(frame.size..).unwrap_or_default();
+            self.facts.packets += 1;
+            let size = frame.size;
+            let handled = decode(frame, self.terms.version, &limits)
+                .map_err(End::from)
+                .and_then(|packet| self.handle(packet, size, &settings, waker, &mut routing));
+            if let Err(end) = handled {
+                break Err(end);
+            }
+            self.heard = now.mono;
+        };
+        let consumed = input.len() - rest.len();
+        self.facts.bytes += consumed as u64;
+        self.count();
+        // Whatever this batch routed is on its way before its sender is slowed or ended.
+        drop(routing);
+        let verdict = self.watch.batch(&std::mem::take(&mut self.facts), now);
+        result?;
+        match verdict {
+            Verdict::Admit => {}
+            Verdict::Slow(wait) => self.paused = Some(now.mono + wait),
+            Verdict::Refuse { code, reason, will } => {
+                self.limit_hit("admission", &reason, now);
+                return Err(End::Server(Close { code, reason, will }));
+            }
+        }
+        Ok(consumed)
+    }
+
+    fn count(&self) {
+        let metrics = &self.engine.metrics;
+        metrics.packets_received.add(u64::from(self.facts.packets));
+        metrics.bytes_received.add(self.facts.bytes);
+        metrics.messages_received.add(u64::from(self.facts.publishes));
+    }
+
+    fn handle(
+        &mut self,
+        packet: Packet<'_>,
+        size: usize,
+        settings: &Settings,
+        waker: &Waker,
+        routing: &mut Routing<'_>,
+    ) -> Result<(), End> {
+        match packet {
+            Packet::Publish(publish) => {
+                self.facts.publishes += 1;
+                self.facts.publish_bytes += size as u64;
+                self.publish(&publish, size, settings, waker, routing)
+            }
+            Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, &ack, routing),
+            Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, &ack, routing),
+            Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, &ack, routing),
+            Packet::PubRel(ack) => {
+                self.release(&ack);
+                Ok(())
+            }
+            Packet::Subscribe(subscribe) => self.subscribe(&subscribe, settings, routing),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, settings, routing),
+            Packet::PingReq => {
+                self.facts.pings += 1;
+                wire::pingresp(&mut self.replies);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => Err(self.disconnect(&disconnect, settings)),
+            Packet::Auth(auth) => self.auth(&auth),
+            // [MQTT-3.1.0-2]
+            Packet::Connect(_) => Err(End::server(ReasonCode::ProtocolError, "a second CONNECT")),
+        }
+    }
+
+    fn publish(
+        &mut self,
+        publish: &Publish<'_>,
+        size: usize,
+        settings: &Settings,
+        waker: &Waker,
+        routing: &mut Routing<'_>,
+    ) -> Result<(), End> {
+        let qos = publish.delivery.qos();
+        if qos > settings.mqtt.max_qos {
+            return Err(End::server(
+                ReasonCode::QoSNotSupported,
+                format!("QoS {} is over mqtt.max-qos", qos as u8),
+            ));
+        }
+        let flow = match publish.delivery {
+            Delivery::AtMostOnce => None,
+            Delivery::AtLeastOnce { id, .. } => Some((AckKind::PubAck, id)),
+            Delivery::ExactlyOnce { id, .. } => Some((AckKind::PubRec, id)),
+        };
+        if let Some((kind, id)) = flow {
+            if kind == AckKind::PubRec && self.engine.is_received(&self.attached, id.get()) {
+                // A repetition: acknowledged again, not published again. If the first one's
+                // acknowledgement still waits, this one takes its place in the order behind it.
+                self.answer(kind, id, ReasonCode::Success, SmallVec::new(), 0, waker);
+                return Ok(());
+            }
+            self.admit_flow(settings)?;
+        }
+        let routed = self.route(publish, settings, routing)?;
+        match routed {
+            Ok(published) => {
+                self.facts.fan_out += published.receivers;
+                let Some((kind, id)) = flow else {
+                    return Ok(());
+                };
+                let mut reason = published.reason;
+                if reason.is_error() && !self.terms.version.is_v5() {
+                    // 3.x has no word for a refusal; it is counted and dropped.
+                    reason = ReasonCode::Success;
+                }
+                if kind == AckKind::PubRec && !reason.is_error() {
+                    self.engine.received(&self.attached, id.get());
+                }
+                self.answer(kind, id, reason, published.tickets, size, waker);
+                Ok(())
+            }
+            Err(refused) => self.denied(&refused, flow, settings, waker, routing),
+        }
+    }
+
+    /// Through the guard to the router. The inner error is a refusal by the policy.
+    fn route(
+        &mut self,
+        publish: &Publish<'_>,
+        settings: &Settings,
+        routing: &mut Routing<'_>,
+    ) -> Result<Result<Published, Refused>, End> {
+        let Self {
+            guard,
+            aliases,
+            engine,
+            ..
+        } = self;
+        let topic = resolve(aliases, publish, settings)?;
+        let asked = Asked {
+            retain: publish.retain,
+            will: false,
+        };
+        let subject = Arc::clone(guard.subject());
+        let publication = Publication::new(
+            topic,
+            publish.payload,
+            publish.delivery.qos(),
+            asked,
+            publish.properties,
+            &subject,
+            routing.millis,
+        );
+        let refused = match check_response_topic(guard, &publication, settings, engine) {
+            Err(rule) => ("publish", rule),
+            Ok(()) => match guard.publish(publication, &engine.modules) {
+                Ok((publication, slot)) => {
+                    return Ok(Ok(engine.publish(&publication, &mut slot.matched, routing)));
+                }
+                Err((action, denial)) => {
+                    (action, guard.rights().describe(denial, &engine.modules))
+                }
+            },
+        };
+        Ok(Err(Refused {
+            topic: topic.as_str().into(),
+            action: refused.0,
+            rule: refused.1,
+        }))
+    }
+
+    /// The answers to a denied publish; see `[acl] denied-publish`.
+    fn denied(
+        &mut self,
+        refused: &Refused,
+        flow: Option<(AckKind, PacketId)>,
+        settings: &Settings,
+        waker: &Waker,
+        routing: &Routing<'_>,
+    ) -> Result<(), End> {
+        let Refused {
+            topic,
+            action,
+            rule,
+        } = refused;
+        self.facts.refused += 1;
+        self.engine.metrics.publishes_denied.inc();
+        let event = Event::PublishDenied {
+            who: self.guard.subject().snapshot(),
+            topic,
+            action,
+            rule,
+        };
+        self.engine.modules.observe(&event, routing.now);
+        if settings.enforcement.denied_publish == DeniedPublish::Disconnect {
+            return Err(End::server(
+                ReasonCode::NotAuthorized,
+                format!("{action} to {topic:?} denied: {rule}"),
+            ));
+        }
+        if let Some((kind, id)) = flow {
+            let reason = if self.terms.version.is_v5() {
+                ReasonCode::NotAuthorized
+            } else {
+                if kind == AckKind::PubRec {
+                    self.engine.received(&self.attached, id.get());
+                }
+                ReasonCode::Success
+            };
+            self.answer(kind, id, reason, SmallVec::new(), 0, waker);
+        }
+        Ok(())
+    }
+
+    /// Whether one more unacknowledged publish is within what was announced
+    /// \[MQTT-3.3.4-9\], and, for 3.x, within what may be held.
+    fn admit_flow(&self, settings: &Settings) -> Result<(), End> {
+        if self.terms.version.is_v5() {
+            let open = self.engine.unreleased(&self.attached)
+                + self
+                    .acks
+                    .iter()
+                    .filter(|ack| ack.kind == AckKind::PubAck)
+                    .count();
+            if open >= usize::from(settings.mqtt.receive_maximum.get()) {
+                return Err(End::server(
+                    ReasonCode::ReceiveMaximumExceeded,
+                    format!("more than {open} publishes without acknowledgement"),
+                ));
+            }
+        } else if self.held_bytes > settings.limits.queue_bytes
+            || self.acks.len() > usize::from(u16::MAX)
+        {
+            return Err(End::server(
+                ReasonCode::QuotaExceeded,
+                "publishes on although acknowledgements are held back",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Acknowledges in the order of receipt, now or when the tickets are complete.
+    fn answer(
+        &mut self,
+        kind: AckKind,
+        id: PacketId,
+        reason: ReasonCode,
+        tickets: SmallVec<[Ticket; 1]>,
+        weight: usize,
+        waker: &Waker,
+    ) {
+        if self.acks.is_empty() && tickets.is_empty() {
+            wire::ack(&mut self.replies, self.terms.version, kind, id, reason, None);
+            return;
+        }
+        for ticket in &tickets {
+            // Asked once, so that its completion wakes the connection.
+            let _ = ticket.poll(Some(waker));
+        }
+        self.held_bytes += weight;
+        self.acks.push_back(PendingAck {
+            id,
+            kind,
+            reason,
+            tickets,
+            weight,
+        });
+    }
+
+    /// Sends the acknowledgements that nothing holds back any more.
+    fn settle(&mut self, waker: &Waker) -> Result<(), End> {
+        while let Some(ack) = self.acks.front_mut() {
+            let mut failed = false;
+            while let Some(ticket) = ack.tickets.last() {
+                match ticket.poll(Some(waker)) {
+                    Progress::Open => return Ok(()),
+                    Progress::Complete => {}
+                    Progress::Failed => failed = true,
+                }
+                ack.tickets.pop();
+            }
+            if failed {
+                if !self.terms.version.is_v5() {
+                    // 3.x has no word for it: no acknowledgement is the only honest answer.
+                    return Err(End::server(
+                        ReasonCode::UnspecifiedError,
+                        "a message could not be stored",
+                    ));
+                }
+                ack.reason = ReasonCode::UnspecifiedError;
+            }
+            let version = self.terms.version;
+            wire::ack(&mut self.replies, version, ack.kind, ack.id, ack.reason, None);
+            self.held_bytes -= ack.weight;
+            self.acks.pop_front();
+        }
+        Ok(())
+    }
+
+    fn acknowledged(
+        &mut self,
+        kind: AckKind,
+        ack: &Ack<'_>,
+        routing: &Routing<'_>,
+    ) -> Result<(), End> {
+        self.engine.acknowledged(
+            &self.attached,
+            kind,
+            ack.id.get(),
+            ack.reason,
+            routing.now,
+            &mut self.replies,
+        );
+        Ok(())
+    }
+
+    fn release(&mut self, ack: &Ack<'_>) {
+        let known = self.engine.released(&self.attached, ack.id.get());
+        let reason = if known || !self.terms.version.is_v5() {
+            ReasonCode::Success
+        } else {
+            ReasonCode::PacketIdentifierNotFound
+        };
+        let version = self.terms.version;
+        wire::ack(&mut self.replies, version, AckKind::PubComp, ack.id, reason, None);
+    }
+
+    fn subscribe(
+        &mut self,
+        subscribe: &Subscribe<'_>,
+        settings: &Settings,
+        routing: &mut Routing<'_>,
+    ) -> Result<(), End> {
+        let mut codes: SmallVec<[ReasonCode; 8]> = SmallVec::new();
+        for (text, options) in &subscribe.filters {
+            self.facts.filters += 1;
+            let code = match filter(text, settings)? {
+                Some(filter) => self.engine.subscribe(
+                    &self.attached,
+                    filter,
+                    *options,
+                    subscribe.subscription_id,
+                    routing,
+                ),
+                None => ReasonCode::TopicFilterInvalid,
+            };
+            self.facts.refused += u32::from(code.is_error());
+            codes.push(code);
+        }
+        let version = self.terms.version;
+        wire::suback(&mut self.replies, version, subscribe.id, &codes, None);
+        Ok(())
+    }
+
+    fn unsubscribe(
+        &mut self,
+        unsubscribe: &Unsubscribe<'_>,
+        settings: &Settings,
+        routing: &mut Routing<'_>,
+    ) -> Result<(), End> {
+        let mut codes: SmallVec<[ReasonCode; 8]> = SmallVec::new();
+        for text in &unsubscribe.filters {
+            self.facts.filters += 1;
+            codes.push(match filter(text, settings)? {
+                Some(filter) => self.engine.unsubscribe(&self.attached, filter, routing),
+                None => ReasonCode::NoSubscriptionExisted,
+            });
+        }
+        let version = self.terms.version;
+        wire::unsuback(&mut self.replies, version, unsubscribe.id, &codes, None);
+        Ok(())
+    }
+
+    fn disconnect(&self, disconnect: &Disconnect<'_>, settings: &Settings) -> End {
+        // [MQTT-3.14.2-2]: no expiry at DISCONNECT where there was none at CONNECT.
+        if disconnect.session_expiry.is_some_and(|expiry| expiry > 0) && !self.terms.has_expiry {
+            return End::server(
+                ReasonCode::ProtocolError,
+                "a session expiry at DISCONNECT where CONNECT had none",
+            );
+        }
+        End::Client {
+            will: disconnect.reason != ReasonCode::Success,
+            expiry: disconnect
+                .session_expiry
+                .map(|expiry| granted_expiry(expiry, settings)),
+            reason: disconnect.reason,
+        }
+    }
+
+    fn auth(&mut self, auth: &Auth<'_>) -> Result<(), End> {
+        // [MQTT-4.12.1-1]: the method of CONNECT, and none where it had none.
+        let same = self.terms.auth_method.is_some()
+            && self.terms.auth_method.as_deref() == auth.method;
+        if !same || self.auth_step.is_some() {
+            return Err(End::server(
+                ReasonCode::ProtocolError,
+                "an AUTH that does not continue an authentication",
+            ));
+        }
+        let data = auth.data.map(|data| data.0.expose().to_vec());
+        self.auth_step = Some(data.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The client proved the same principal anew: rights, attributes and lease are those of now.
+    pub(crate) fn renew(
+        &mut self,
+        subject: Arc<Subject>,
+        until: Option<SystemTime>,
+        data: Option<&[u8]>,
+        now: Now,
+    ) {
+        self.engine
+            .renew(&self.attached, Arc::clone(&subject), now);
+        self.guard = Inbound::new(subject, &self.engine.modules);
+        self.terms.until = until;
+        self.send_auth(ReasonCode::Success, data);
+    }
+
+    /// Asks the client for the next step of a re-authentication, or tells it the result.
+    pub(crate) fn send_auth(&mut self, reason: ReasonCode, data: Option<&[u8]>) {
+        if let Some(method) = &self.terms.auth_method {
+            wire::auth(&mut self.replies, reason, method, data, None);
+        }
+    }
+
+    /// Moves what there is to write into `into`, which must be empty.
+    pub(crate) fn take_output(
+        &mut self,
+        into: &mut Vec<u8>,
+        waker: &Waker,
+        now: Now,
+    ) -> Result<(), End> {
+        self.settle(waker)?;
+        let session = Arc::clone(&self.attached.session);
+        let engine = Arc::clone(&self.engine);
+        let mut routing = engine.routing(Some(&session), now);
+        match engine.take(&self.attached, into, waker, &mut routing) {
+            Taken::Output { sent, stalled } => {
+                self.facts.egress_messages += sent;
+                engine.metrics.messages_sent.add(sent);
+                self.stalled = stalled;
+            }
+            Taken::Close(close) => return Err(End::Server(close)),
+        }
+        if !self.replies.is_empty() {
+            if into.is_empty() {
+                std::mem::swap(into, &mut self.replies);
+            } else {
+                into.append(&mut self.replies);
+                if self.replies.capacity() > 4096 {
+                    self.replies = Vec::new();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of answers that wait to be taken.
+    pub(crate) fn unsent(&self) -> usize {
+        self.replies.len()
+    }
+
+    /// The client's socket took bytes.
+    pub(crate) fn wrote(&mut self, bytes: usize, now: Now) {
+        self.engine.metrics.bytes_sent.add(bytes as u64);
+        if self.stalled.is_some() {
+            self.engine.progressed(&self.attached, now);
+        }
+        if self.outbound_is_life() {
+            self.heard = now.mono;
+        }
+    }
+
+    /// A 3.x client that asked for no keep alive, or a longer one than is granted, cannot be told
+    /// another: bytes that it takes count as life.
+    fn outbound_is_life(&self) -> bool {
+        let asked = Duration::from_secs(self.terms.keep_alive.into());
+        let max = self.engine.settings.load().mqtt.keep_alive_max;
+        !self.terms.version.is_v5() && (asked.is_zero() || asked > max)
+    }
+
+    /// Until when reading is paused by a rate limit.
+    pub(crate) fn paused(&mut self, now: Now) -> Option<Instant> {
+        self.paused = self.paused.filter(|until| *until > now.mono);
+        self.paused
+    }
+
+    /// When to look again: keep alive, the end of the identity, a pause, a stall.
+    pub(crate) fn deadline(&self, now: Now) -> Instant {
+        let mut deadline = self.heard + self.patience();
+        if let Some(until) = self.terms.until {
+            let left = until.duration_since(now.wall).unwrap_or_default();
+            deadline = deadline.min(now.mono + left);
+        }
+        if let Some(paused) = self.paused {
+            deadline = deadline.min(paused);
+        }
+        if let Some(since) = self.stalled {
+            deadline = deadline.min(since + STALL);
+        }
+        deadline
+    }
+
+    /// One and a half keep alives \[MQTT-3.1.2-22\].
+    fn patience(&self) -> Duration {
+        let max = self.engine.settings.load().mqtt.keep_alive_max;
+        granted_keep_alive(self.terms.keep_alive, max) * 3 / 2
+    }
+
+    /// What the time says.
+    pub(crate) fn check_time(&self, now: Now) -> Result<(), End> {
+        if self.terms.until.is_some_and(|until| until <= now.wall) {
+            return Err(End::server(
+                ReasonCode::NotAuthorized,
+                "the credential has expired",
+            ));
+        }
+        if self.heard + self.patience() <= now.mono {
+            return Err(End::server(
+                ReasonCode::KeepAliveTimeout,
+                "silent for one and a half keep alives",
+            ));
+        }
+        if self.stalled.is_some_and(|since| since + STALL <= now.mono) {
+            return Err(self.slow_consumer(now));
+        }
+        Ok(())
+    }
+
+    /// The client takes nothing and holds others up.
+    pub(crate) fn slow_consumer(&self, now: Now) -> End {
+        self.engine.metrics.slow_consumers.inc();
+        let reason = "no progress for 5 s with messages waiting";
+        self.limit_hit("limits.queue-messages", reason, now);
+        End::server(ReasonCode::QuotaExceeded, reason)
+    }
+
+    fn limit_hit(&self, limit: &str, reason: &str, now: Now) {
+        self.engine.metrics.limits_hit.inc();
+        let event = Event::LimitHit {
+            who: Some(self.guard.subject().snapshot()),
+            peer: self.terms.peer,
+            limit,
+            reason,
+        };
+        self.engine.modules.observe(&event, now);
+    }
+
+    /// The connection is over; what is told to the client, if anything.
+    pub(crate) fn finish(&mut self, end: &End, now: Now) -> Vec<u8> {
+        let mut farewell = std::mem::take(&mut self.replies);
+        let (will, expiry, how, reason) = match end {
+            End::Client {
+                will,
+                expiry,
+                reason,
+            } => (
+                *will,
+                *expiry,
+                Disconnected::ByClient,
+                format!("DISCONNECT 0x{:02x}", *reason as u8),
+            ),
+            End::Lost(reason) => (true, None, Disconnected::ConnectionLost, reason.clone()),
+            End::Server(close) => {
+                if self.terms.version.is_v5() {
+                    // The whole reason is for the record; the client gets the code.
+                    wire::disconnect(&mut farewell, close.code, None);
+                }
+                if matches!(
+                    close.code,
+                    ReasonCode::MalformedPacket | ReasonCode::ProtocolError
+                ) {
+                    self.engine.metrics.malformed.inc();
+                }
+                let how = Disconnected::ByServer(close.code);
+                (close.will, None, how, close.reason.clone())
+            }
+        };
+        let event = Event::Disconnected {
+            who: self.guard.subject().snapshot(),
+            peer: self.terms.peer,
+            how,
+            reason: &reason,
+        };
+        self.engine.modules.observe(&event, now);
+        self.engine.detach(&self.attached, will, expiry, now);
+        farewell
+    }
+}
+
+/// The keep alive that holds: what was asked for, but no more than the longest granted, which
+/// also stands in for none.
+pub(crate) fn granted_keep_alive(asked: u16, max: Duration) -> Duration {
+    match Duration::from_secs(asked.into()) {
+        Duration::ZERO => max,
+        asked => asked.min(max),
+    }
+}
+
+/// The session expiry that holds, seconds.
+pub(crate) fn granted_expiry(asked: u32, settings: &Settings) -> u32 {
+    let max = settings.mqtt.session_expiry_max.as_secs();
+    asked.min(u32::try_from(max).unwrap_or(u32::MAX))
+}
+
+/// The topic of a publish, whether it is spelled out or stands for an alias. What is authorized
+/// is this name, so an alias cannot carry anything past the guard.
+fn resolve<'a>(
+    aliases: &'a mut Vec<Option<Box<str>>>,
+    publish: &Publish<'a>,
+    settings: &Settings,
+) -> Result<TopicName<'a>, End> {
+    let name = |text| {
+        TopicName::new(text, settings.mqtt.topic).map_err(|error| {
+            let code = match error {
+                TopicError::TooLong | TopicError::TooDeep => ReasonCode::TopicNameInvalid,
+                TopicError::Empty => ReasonCode::ProtocolError,
+                TopicError::Nul
+                | TopicError::Wildcard
+                | TopicError::MisplacedWildcard
+                | TopicError::Share => ReasonCode::MalformedPacket,
+            };
+            End::server(code, format!("the topic {error}"))
+        })
+    };
+    let Some(alias) = publish.alias else {
+        return name(publish.topic);
+    };
+    if alias.get() > settings.mqtt.topic_alias_max {
+        return Err(End::server(
+            ReasonCode::TopicAliasInvalid,
+            format!("alias {alias} is over mqtt.topic-alias-max"),
+        ));
+    }
+    let place = usize::from(alias.get()) - 1;
+    if !publish.topic.is_empty() {
+        let topic = name(publish.topic)?;
+        if aliases.len() <= place {
+            aliases.resize(place + 1, None);
+        }
+        if let Some(slot) = aliases.get_mut(place)
+            && slot.as_deref() != Some(topic.as_str())
+        {
+            *slot = Some(topic.as_str().into());
+        }
+        return Ok(topic);
+    }
+    match aliases.get(place) {
+        Some(Some(known)) => name(known),
+        _ => Err(End::server(
+            ReasonCode::ProtocolError,
+            format!("alias {alias} was never set"),
+        )),
+    }
+}
+
+/// A response topic must be one that the requester itself may subscribe to: otherwise a request
+/// makes the responder write where the requester must not.
+fn check_response_topic(
+    guard: &Inbound,
+    publication: &Publication<'_>,
+    settings: &Settings,
+    engine: &Engine,
+) -> Result<(), String> {
+    let Some(text) = publication.properties.response_topic else {
+        return Ok(());
+    };
+    if !settings.enforcement.check_response_topic {
+        return Ok(());
+    }
+    let topic = TopicName::new(text, settings.mqtt.topic)
+        .map_err(|error| format!("the response topic {error}"))?;
+    guard
+        .rights()
+        .decide(Action::Receive, topic, &engine.modules)
+        .map_err(|denial| {
+            let rule = guard.rights().describe(denial, &engine.modules);
+            format!("response topic {text:?}: {rule}")
+        })
+}
+
+/// A checked filter; `None` if it is sound but over a limit.
+fn filter<'a>(text: &'a str, settings: &Settings) -> Result<Option<TopicFilter<'a>>, End> {
+    match TopicFilter::new(text, settings.mqtt.topic) {
+        Ok(filter) => Ok(Some(filter)),
+        Err(TopicError::TooLong | TopicError::TooDeep) => Ok(None),
+        Err(error @ TopicError::Share) => Err(End::server(
+            ReasonCode::ProtocolError,
+            format!("the filter {error}"),
+        )),
+        Err(
+            error @ (TopicError::Empty
+            | TopicError::Nul
+            | TopicError::Wildcard
+            | TopicError::MisplacedWildcard),
+        ) => Err(End::server(
+            ReasonCode::MalformedPacket,
+            format!("the filter {error}"),
+        )),
+    }
+}
+
+/// The largest `QoS`, where it is not 2: for CONNACK.
+pub(crate) fn announced_max_qos(settings: &Settings) -> Option<QoS> {
+    (settings.mqtt.max_qos != QoS::ExactlyOnce).then_some(settings.mqtt.max_qos)
+}

@@ -1,0 +1,265 @@
+//! The queue of one session: what could not be sent yet.
+//!
+//! Bounded in messages and bytes. For a connected session the bound is kept by slowing
+//! publishers: what comes in over it is taken, and the publisher's acknowledgement is held back
+//! until it lies within the bound (rule 13). So the excess is at most what publishers may have
+//! unacknowledged. For an offline session the oldest messages make room.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::guard::Stored;
+use crate::message::Message;
+use crate::metrics::Metrics;
+use crate::ticket::Hold;
+use crate::wire::QoS;
+
+use super::Ids;
+
+/// A message that waits for its receiver.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) message: Stored<Message>,
+    /// The granted `QoS`.
+    pub(super) qos: QoS,
+    pub(super) retain: bool,
+    pub(super) ids: Ids,
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+/// See the module header.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    entries: VecDeque<Queued>,
+    bytes: usize,
+    /// Acknowledgements held back for the newest entries, oldest first, with their weights.
+    excess: VecDeque<(Hold, usize)>,
+    excess_bytes: usize,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether the oldest message needs no packet identifier.
+    pub(super) fn front_is_qos0(&self) -> bool {
+        self.entries
+            .front()
+            .is_some_and(|queued| queued.qos == QoS::AtMostOnce)
+    }
+
+    /// Whether publishers wait for this queue.
+    pub(super) fn holds_publishers(&self) -> bool {
+        !self.excess.is_empty()
+    }
+
+    /// Whether one more of this weight lies within the bound.
+    pub(super) fn has_room(&self, weight: usize, bound: Bound) -> bool {
+        self.entries.len() < bound.messages && self.bytes + weight <= bound.bytes
+    }
+
+    /// Appends a message. Over the bound, the caller hands in a hold on the publisher.
+    pub(super) fn push(&mut self, queued: Queued, hold: Option<Hold>, metrics: &Metrics) {
+        let weight = queued.message.weight();
+        metrics.queued_messages.inc();
+        metrics.queued_bytes.add(weight as u64);
+        self.bytes += weight;
+        self.entries.push_back(queued);
+        if let Some(hold) = hold {
+            self.excess_bytes += weight;
+            self.excess.push_back((hold, weight));
+        }
+    }
+
+    /// Takes the oldest message.
+    pub(super) fn pop(&mut self, bound: Bound, metrics: &Metrics) -> Option<Queued> {
+        let queued = self.entries.pop_front()?;
+        self.left(queued.message.weight(), metrics);
+        // Held entries are the newest; one that now lies within the bound is acknowledged.
+        while let Some((_, weight)) = self.excess.front() {
+            let within = self.entries.len() - self.excess.len() < bound.messages
+                && self.bytes - self.excess_bytes + weight <= bound.bytes;
+            if !within && self.entries.len() > self.excess.len() {
+                break;
+            }
+            self.excess_bytes -= weight;
+            self.excess.pop_front();
+        }
+        Some(queued)
+    }
+
+    /// Drops all `QoS` 0 messages to make room for better ones; says how many.
+    pub(super) fn drop_qos0(&mut self, metrics: &Metrics) -> u64 {
+        let mut kept = VecDeque::with_capacity(self.entries.len());
+        let mut dropped = 0;
+        for queued in std::mem::take(&mut self.entries) {
+            if queued.qos == QoS::AtMostOnce {
+                self.left(queued.message.weight(), metrics);
+                dropped += 1;
+            } else {
+                kept.push_back(queued);
+            }
+        }
+        self.entries = kept;
+        metrics.dropped_qos0.add(dropped);
+        dropped
+    }
+
+    /// Drops the oldest until the queue lies within the bound and holds nobody: the session went
+    /// offline, or gets more while it is. Returns how many were dropped.
+    pub(super) fn trim(&mut self, bound: Bound, metrics: &Metrics) -> u64 {
+        let mut dropped = 0;
+        while self.entries.len() > bound.messages || self.bytes > bound.bytes {
+            let Some(queued) = self.entries.pop_front() else {
+                break;
+            };
+            self.left(queued.message.weight(), metrics);
+            dropped += 1;
+        }
+        self.excess.clear();
+        self.excess_bytes = 0;
+        metrics.dropped_offline.add(dropped);
+        dropped
+    }
+
+    /// Empties the queue and lets go of everybody.
+    pub(super) fn clear(&mut self, metrics: &Metrics) {
+        metrics.queued_messages.sub(self.entries.len() as u64);
+        metrics.queued_bytes.sub(self.bytes as u64);
+        *self = Self::default();
+    }
+
+    fn left(&mut self, weight: usize, metrics: &Metrics) {
+        self.bytes -= weight;
+        metrics.queued_messages.sub(1);
+        metrics.queued_bytes.sub(weight as u64);
+    }
+
+    /// What waits, oldest first; for tests.
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Queued> {
+        self.entries.iter()
+    }
+}
+
+/// Packet identifiers of `QoS` 2 messages that were received and not released yet.
+///
+/// A list while there are few; beyond, a bitmap of all 65 535 (8 KiB), as 3.x clients have no
+/// quota.
+#[derive(Debug)]
+pub(super) enum IdSet {
+    Few(SmallVec<[u16; 4]>),
+    Many(Box<[u64]>, usize),
+}
+
+impl Default for IdSet {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
+    }
+}
+
+impl IdSet {
+    const FEW: usize = 64;
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Few(ids) => ids.len(),
+            Self::Many(_, count) => *count,
+        }
+    }
+
+    pub(super) fn contains(&self, id: u16) -> bool {
+        match self {
+            Self::Few(ids) => ids.contains(&id),
+            Self::Many(bits, _) => bits
+                .get(usize::from(id / 64))
+                .is_some_and(|word| word & (1 << (id % 64)) != 0),
+        }
+    }
+
+    /// Adds an id that is not in the set.
+    pub(super) fn insert(&mut self, id: u16) {
+        if let Self::Few(ids) = self {
+            if ids.len() < Self::FEW {
+                ids.push(id);
+                return;
+            }
+            let mut bits = vec![0u64; 1024].into_boxed_slice();
+            for id in ids.iter() {
+                if let Some(word) = bits.get_mut(usize::from(id / 64)) {
+                    *word |= 1 << (id % 64);
+                }
+            }
+            *self = Self::Many(bits, ids.len());
+        }
+        if let Self::Many(bits, count) = self
+            && let Some(word) = bits.get_mut(usize::from(id / 64))
+        {
+            *word |= 1 << (id % 64);
+            *count += 1;
+        }
+    }
+
+    /// Takes an id out; says whether it was there.
+    pub(super) fn remove(&mut self, id: u16) -> bool {
+        match self {
+            Self::Few(ids) => match ids.iter().position(|known| *known == id) {
+                Some(place) => {
+                    ids.swap_remove(place);
+                    true
+                }
+                None => false,
+            },
+            Self::Many(bits, count) => {
+                let Some(word) = bits.get_mut(usize::from(id / 64)) else {
+                    return false;
+                };
+                let was = *word & (1 << (id % 64)) != 0;
+                *word &= !(1 << (id % 64));
+                *count -= usize::from(was);
+                if *count == 0 {
+                    *self = Self::default();
+                }
+                was
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_id_set_is_a_set(steps in proptest::collection::vec((any::<bool>(), 1u16..200), 0..600)) {
+            let (mut set, mut oracle) = (IdSet::default(), BTreeSet::new());
+            for (add, id) in steps {
+                if add && !set.contains(id) {
+                    set.insert(id);
+                    oracle.insert(id);
+                } else if !add {
+                    prop_assert_eq!(set.remove(id), oracle.remove(&id));
+                }
+                prop_assert_eq!(set.len(), oracle.len());
+                prop_assert_eq!(set.contains(id), oracle.contains(&id));
+            }
+        }
+    }
+}

@@ -1,0 +1,900 @@
+//! One session: its subscriptions, what is on its way to the client, and what waits.
+//!
+//! A session belongs to a principal (rule 3). Everything in it is behind one small lock that is
+//! held for one message at a time, by the publisher's thread while it delivers and by the
+//! connection's while it takes what there is to write. Delivery encodes straight into the
+//! connection's output, so that a message that can go out at once is copied once and never
+//! allocated.
+//!
+//! No I/O and no clock in here: time comes in with the [`Routing`] of the moment, and the waker of
+//! a connection that has something to write goes out with it.
+
+use std::collections::VecDeque;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
+use slab::Slab;
+use smallvec::SmallVec;
+
+use crate::guard::{self, Authorized, Delivery, Grant, Rights, Stored, Subject};
+use crate::hook::Principal;
+use crate::message::{Message, Publication};
+use crate::topic::TopicFilter;
+use crate::wire::{self, AckKind, Outbound, QoS, ReasonCode, SubscribeOptions, Version};
+
+use super::queue::{IdSet, Queue, Queued};
+use super::tree::{FilterRef, ShareGroup, Slot};
+use super::{Ids, Routing};
+
+/// Encoded bytes that may wait for the socket; beyond, messages wait in the queue.
+const OUTPUT_HIGH_WATER: usize = 256 << 10;
+
+/// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
+/// bounds the search for an acknowledged one.
+const WINDOW: u16 = 256;
+
+/// A session; shared by its connection, the subscription tree and the registry.
+pub(crate) struct Session {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) owner: Principal,
+    state: Mutex<State>,
+}
+
+/// What a session knows; see [`Session::lock`].
+pub(crate) struct State {
+    pub(super) subject: Arc<Subject>,
+    pub(super) rights: Arc<Rights>,
+    pub(super) link: Option<Link>,
+    /// Counts connections, so that an old one cannot touch its successor's state.
+    pub(super) epoch: u64,
+    /// Seconds that the session outlives its connection; 0: it ends with it.
+    pub(super) expiry: u32,
+    pub(super) will: Option<Will>,
+    pub(super) subscriptions: Slab<Subscription>,
+    index: HashTable<u32>,
+    serial: u32,
+    pub(super) queue: Queue,
+    inflight: VecDeque<InFlight>,
+    last_id: u16,
+    pub(super) received: IdSet,
+    /// Walks over retained messages that are not finished.
+    scans: VecDeque<Scan>,
+    /// The session has ended: nothing is taken any more.
+    pub(super) ended: bool,
+}
+
+/// The connection of a session.
+pub(crate) struct Link {
+    pub(super) version: Version,
+    /// Encoded packets for the socket; without an allocation while there are none.
+    output: Vec<u8>,
+    /// How large the output was when it was last taken.
+    usual: usize,
+    waker: Option<Waker>,
+    /// The connection knows that there is something to do.
+    awake: bool,
+    window: u16,
+    max_packet: usize,
+    /// When the client last acknowledged something or took bytes.
+    progress: Instant,
+    /// An order to close, by somebody else.
+    close: Option<Close>,
+    /// Messages encoded since the last take.
+    pub(super) sent: u64,
+    pub(super) connected_at: Instant,
+    pub(super) peer: Option<std::net::SocketAddr>,
+}
+
+/// An order to end a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Close {
+    /// What a 5.0 client is told.
+    pub(crate) code: ReasonCode,
+    /// For log and record.
+    pub(crate) reason: String,
+    /// Whether the will is published.
+    pub(crate) will: bool,
+}
+
+/// A will, put away at CONNECT.
+pub(crate) struct Will {
+    pub(super) message: Stored<Message>,
+    /// Will Delay Interval, seconds.
+    pub(super) delay: u32,
+    /// Message Expiry Interval, seconds; it starts when the will fires.
+    pub(super) expiry: Option<u32>,
+}
+
+impl Will {
+    pub(crate) fn new(message: Stored<Message>, delay: u32, expiry: Option<u32>) -> Self {
+        Self {
+            message,
+            delay,
+            expiry,
+        }
+    }
+}
+
+/// A subscription of this session.
+pub(crate) struct Subscription {
+    pub(super) filter: FilterRef,
+    pub(super) share: Option<Arc<ShareGroup>>,
+    pub(super) options: SubscribeOptions,
+    pub(super) id: Option<NonZeroU32>,
+    pub(super) serial: u32,
+    pub(super) cover: Covered,
+}
+
+/// How a subscription stands under the present policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Covered {
+    /// Wholly: deliveries need no check.
+    Full,
+    /// In part: each delivery is checked.
+    Narrowed,
+    /// No more: kept, delivers nothing.
+    Suspended,
+}
+
+impl From<Grant> for Covered {
+    fn from(grant: Grant) -> Self {
+        match grant {
+            Grant::Full => Self::Full,
+            Grant::Narrowed => Self::Narrowed,
+        }
+    }
+}
+
+struct InFlight {
+    id: u16,
+    state: Awaits,
+}
+
+enum Awaits {
+    /// `QoS` 1 sent. The message is kept if the session can be resumed.
+    PubAck(Option<Kept>),
+    /// `QoS` 2 sent.
+    PubRec(Option<Kept>),
+    /// PUBREL sent.
+    PubComp,
+}
+
+struct Kept {
+    message: Stored<Message>,
+    retain: bool,
+    ids: Ids,
+}
+
+struct Scan {
+    slot: Slot,
+    after: Option<Box<str>>,
+}
+
+/// What a new connection brings.
+pub(crate) struct NewLink {
+    pub(crate) version: Version,
+    pub(crate) receive_maximum: Option<NonZeroU16>,
+    pub(crate) max_packet: Option<NonZeroU32>,
+    pub(crate) peer: Option<std::net::SocketAddr>,
+}
+
+/// What a connection took to write, and what it must know.
+pub(crate) enum Taken {
+    /// Go on; `sent` messages are in the output. `stalled` is since when publishers have waited
+    /// for this client without its making progress.
+    Output {
+        sent: u64,
+        stalled: Option<Instant>,
+    },
+    /// The connection must end.
+    Close(Close),
+}
+
+/// What became of a message at one receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivered {
+    /// It is on its way or queued.
+    Taken,
+    /// The receiver does not get it: suspended, not allowed, its own, full.
+    Not,
+}
+
+impl Session {
+    pub(super) fn new(
+        client_id: Arc<str>,
+        subject: Arc<Subject>,
+        rights: Arc<Rights>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            client_id,
+            owner: subject.principal().clone(),
+            state: Mutex::new(State {
+                subject,
+                rights,
+                link: None,
+                epoch: 0,
+                expiry: 0,
+                will: None,
+                subscriptions: Slab::new(),
+                index: HashTable::new(),
+                serial: 0,
+                queue: Queue::default(),
+                inflight: VecDeque::new(),
+                last_id: 0,
+                received: IdSet::default(),
+                scans: VecDeque::new(),
+                ended: false,
+            }),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Whether its client is connected.
+    pub(super) fn is_online(&self) -> bool {
+        self.state.lock().link.is_some()
+    }
+
+    /// Delivers a message through those of `slots` that still stand.
+    pub(super) fn deliver(
+        &self,
+        publication: &Authorized<Publication<'_>>,
+        slots: &[Slot],
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let mut state = self.state.lock();
+        state.refresh(routing);
+        let mut granted: Option<QoS> = None;
+        let mut covered = false;
+        let mut retain = false;
+        let mut ids = Ids::new();
+        let own = routing.is_origin(self);
+        for slot in slots {
+            let Some(subscription) = state.subscription(*slot) else {
+                continue;
+            };
+            if subscription.cover == Covered::Suspended || (subscription.options.no_local && own) {
+                continue;
+            }
+            granted = granted.max(Some(subscription.options.qos));
+            covered |= subscription.cover == Covered::Full;
+            retain |= subscription.options.retain_as_published && publication.asked.retain;
+            ids.extend(subscription.id);
+        }
+        let Some(granted) = granted else {
+            return Delivered::Not;
+        };
+        let delivery = Delivery {
+            publication,
+            qos: publication.qos.min(granted),
+            retain,
+            subscription_ids: ids,
+        };
+        let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
+        match authorized {
+            Ok(delivery) => state.push(&delivery, &|| publication.store(), routing),
+            Err(_) => {
+                routing.metrics().deliveries_denied.inc();
+                Delivered::Not
+            }
+        }
+    }
+}
+
+impl State {
+    /// The subscription of a slot, if it is still the same.
+    fn subscription(&self, slot: Slot) -> Option<&Subscription> {
+        self.subscriptions
+            .get(slot.place as usize)
+            .filter(|subscription| subscription.serial == slot.serial)
+    }
+
+    /// Brings rights and subscriptions up to the present policy. Cheap when nothing changed.
+    pub(super) fn refresh(&mut self, routing: &mut Routing<'_>) {
+        if self.rights.generation != routing.generation && !self.ended {
+            self.reassess(routing);
+        }
+    }
+
+    /// Asks again about every subscription: the policy or the identity changed.
+    pub(super) fn reassess(&mut self, routing: &mut Routing<'_>) {
+        self.rights = self.subject.rights(routing.modules());
+        let mut revoked = None;
+        for (_, subscription) in &mut self.subscriptions {
+            let text = routing.tree().text(subscription.filter);
+            let whole = match &subscription.share {
+                Some(group) => format!("$share/{}/{text}", group.name),
+                None => text,
+            };
+            let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
+                .map_err(|error| error.to_string())
+                .and_then(|filter| routing.cover(&self.rights, filter));
+            let was = subscription.cover;
+            subscription.cover = granted.as_ref().map_or(Covered::Suspended, |g| (*g).into());
+            let suspended = subscription.cover == Covered::Suspended;
+            if suspended != (was == Covered::Suspended) {
+                routing.suspended(self.subject.snapshot(), &whole, suspended);
+            }
+            if let Err(rule) = granted {
+                revoked.get_or_insert(format!("{whole} is no longer allowed: {rule}"));
+            }
+        }
+        if let Some(reason) = revoked
+            && routing.disconnects_revoked()
+        {
+            self.order(
+                Close {
+                    code: ReasonCode::NotAuthorized,
+                    reason,
+                    will: false,
+                },
+                routing,
+            );
+        }
+    }
+
+    /// Orders the connection, if there is one, to end.
+    pub(super) fn order(&mut self, close: Close, routing: &mut Routing<'_>) {
+        if let Some(link) = &mut self.link {
+            link.close.get_or_insert(close);
+            link.wake(routing);
+        }
+    }
+
+    /// Sends a message, or queues it, or drops it as the rules say. `store` makes the copy that is
+    /// kept.
+    fn push(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let bound = routing.bound();
+        let resumable = self.expiry > 0;
+        let Some(link) = &mut self.link else {
+            // Offline: QoS 0 is for those who are there.
+            if !resumable || self.ended || delivery.qos == QoS::AtMostOnce {
+                return Delivered::Not;
+            }
+            self.queue.push(Queued::of(delivery, store()), None, routing.metrics());
+            let dropped = self.queue.trim(bound, routing.metrics());
+            routing.queue_dropped(self.subject.snapshot(), dropped);
+            return Delivered::Taken;
+        };
+        let open = self.queue.is_empty() && link.output.len() < OUTPUT_HIGH_WATER;
+        if delivery.qos == QoS::AtMostOnce {
+            if open {
+                link.send(delivery, None, false, routing);
+                link.wake(routing);
+                return Delivered::Taken;
+            }
+            let message = store();
+            if !self.queue.has_room(message.weight(), bound) {
+                routing.metrics().dropped_qos0.inc();
+                return Delivered::Not;
+            }
+            self.queue.push(Queued::of(delivery, message), None, routing.metrics());
+            return Delivered::Taken;
+        }
+        if open
+            && self.inflight.len() < usize::from(link.window)
+            && let Some(id) = next_id(&mut self.last_id, &self.inflight)
+        {
+            if link.send(delivery, Some((id, false)), false, routing) {
+                let kept = resumable.then(|| Kept::of(delivery, store()));
+                self.inflight.push_back(InFlight::new(id, delivery.qos, kept));
+                link.wake(routing);
+            }
+            return Delivered::Taken;
+        }
+        let message = store();
+        let weight = message.weight();
+        if !self.queue.has_room(weight, bound) {
+            self.queue.drop_qos0(routing.metrics());
+        }
+        let hold = (!self.queue.has_room(weight, bound)).then(|| routing.hold());
+        if hold.is_some() {
+            if !self.queue.holds_publishers() {
+                link.progress = routing.now.mono;
+            }
+            // So that the connection looks at its clock: without progress it will be ended.
+            link.wake(routing);
+        }
+        self.queue.push(Queued::of(delivery, message), hold, routing.metrics());
+        Delivered::Taken
+    }
+
+    /// Moves queued and retained messages into the output while there is room.
+    fn fill(&mut self, routing: &mut Routing<'_>) {
+        let bound = routing.bound();
+        loop {
+            let Some(link) = &mut self.link else { return };
+            if link.output.len() >= OUTPUT_HIGH_WATER {
+                return;
+            }
+            let blocked = self.inflight.len() >= usize::from(link.window);
+            if self.queue.is_empty() {
+                if blocked || self.scans.is_empty() {
+                    return;
+                }
+                self.scan(routing);
+                continue;
+            }
+            if blocked && !self.queue.front_is_qos0() {
+                return;
+            }
+            let Some(queued) = self.queue.pop(bound, routing.metrics()) else {
+                return;
+            };
+            self.send_stored(queued, routing);
+        }
+    }
+
+    /// Sends one message that was stored: its author and the receiver are asked about again.
+    fn send_stored(&mut self, queued: Queued, routing: &mut Routing<'_>) {
+        let Queued {
+            message,
+            qos,
+            retain,
+            ids,
+        } = queued;
+        let Some(link) = &mut self.link else { return };
+        let delivery = match routing.reopen(&message) {
+            Some(publication) => guard::deliver(
+                &self.rights,
+                Delivery {
+                    publication: &publication,
+                    qos,
+                    retain,
+                    subscription_ids: ids.clone(),
+                },
+                false,
+                routing.modules(),
+            )
+            .map(|delivery| {
+                let id = if qos == QoS::AtMostOnce {
+                    None
+                } else {
+                    match next_id(&mut self.last_id, &self.inflight) {
+                        Some(id) => Some(id),
+                        None => return None,
+                    }
+                };
+                link.send(&delivery, id.map(|id| (id, false)), false, routing)
+                    .then_some(id)
+            }),
+            None => return,
+        };
+        match delivery {
+            Ok(Some(Some(id))) => {
+                let kept = (self.expiry > 0).then_some(Kept {
+                    message,
+                    retain,
+                    ids,
+                });
+                self.inflight.push_back(InFlight::new(id, qos, kept));
+            }
+            Ok(_) => {}
+            Err(_) => routing.metrics().deliveries_denied.inc(),
+        }
+    }
+
+    /// One step of the oldest unfinished walk over retained messages.
+    fn scan(&mut self, routing: &mut Routing<'_>) {
+        let Some(scan) = self.scans.front_mut() else {
+            return;
+        };
+        let found = self
+            .subscriptions
+            .get(scan.slot.place as usize)
+            .filter(|subscription| {
+                subscription.serial == scan.slot.serial && subscription.cover != Covered::Suspended
+            });
+        let Some(subscription) = found else {
+            self.scans.pop_front();
+            return;
+        };
+        let text = routing.tree().text(subscription.filter);
+        let (granted, id) = (subscription.options.qos, subscription.id);
+        let page = routing.retained(&text, scan.after.as_deref());
+        match page.next {
+            Some(next) => scan.after = Some(next),
+            None => {
+                self.scans.pop_front();
+            }
+        }
+        for message in page.messages {
+            let queued = Queued {
+                qos: message.qos().min(granted),
+                message,
+                retain: true,
+                ids: id.into_iter().collect(),
+            };
+            self.queue.push(queued, None, routing.metrics());
+        }
+    }
+
+    /// The client acknowledged something.
+    pub(super) fn acknowledged(
+        &mut self,
+        kind: AckKind,
+        id: u16,
+        reason: ReasonCode,
+        now: Instant,
+        out: &mut Vec<u8>,
+    ) {
+        let version = match &mut self.link {
+            Some(link) => {
+                link.progress = now;
+                link.version
+            }
+            None => return,
+        };
+        let place = self.inflight.iter().position(|flight| flight.id == id);
+        let flight = place.and_then(|place| self.inflight.get_mut(place));
+        let wire_id = NonZeroU16::new(id);
+        match (kind, flight.map(|flight| &mut flight.state)) {
+            (AckKind::PubAck, Some(Awaits::PubAck(_)))
+            | (AckKind::PubComp, Some(Awaits::PubComp)) => self.forget(place),
+            // [MQTT-4.3.3-4]: an error ends the flow.
+            (AckKind::PubRec, Some(Awaits::PubRec(_))) if reason.is_error() => self.forget(place),
+            (AckKind::PubRec, Some(state @ (Awaits::PubRec(_) | Awaits::PubComp))) => {
+                *state = Awaits::PubComp;
+                if let Some(id) = wire_id {
+                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
+                }
+            }
+            (AckKind::PubRec, _) if !reason.is_error() => {
+                if let Some(id) = wire_id {
+                    let unknown = ReasonCode::PacketIdentifierNotFound;
+                    wire::ack(out, version, AckKind::PubRel, id, unknown, None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, place: Option<usize>) {
+        match place {
+            Some(0) => {
+                self.inflight.pop_front();
+            }
+            Some(place) => {
+                self.inflight.remove(place);
+            }
+            None => {}
+        }
+        if self.inflight.is_empty() && self.inflight.capacity() > 64 {
+            self.inflight = VecDeque::new();
+        }
+    }
+
+    /// Takes over a new connection. The caller has dealt with the old one.
+    pub(super) fn connect(&mut self, new: &NewLink, now: Instant) {
+        self.epoch += 1;
+        self.link = Some(Link {
+            version: new.version,
+            output: Vec::new(),
+            usual: 256,
+            waker: None,
+            // The driver takes once before it sleeps.
+            awake: true,
+            window: new.receive_maximum.map_or(WINDOW, |max| max.get().min(WINDOW)),
+            max_packet: new.max_packet.map_or(usize::MAX, |max| max.get() as usize),
+            progress: now,
+            close: None,
+            sent: 0,
+            connected_at: now,
+            peer: new.peer,
+        });
+    }
+
+    /// Sends again what was in flight, in its order \[MQTT-4.4.0-1\], \[MQTT-4.6.0-1\]; what the
+    /// policy no longer allows is dropped instead.
+    pub(super) fn resume(&mut self, routing: &mut Routing<'_>) {
+        let Self {
+            link,
+            inflight,
+            rights,
+            ..
+        } = self;
+        let Some(link) = link else { return };
+        inflight.retain(|flight| {
+            let Some(id) = NonZeroU16::new(flight.id) else {
+                return false;
+            };
+            let (kept, qos) = match &flight.state {
+                Awaits::PubComp => {
+                    let (out, version) = (&mut link.output, link.version);
+                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
+                    return true;
+                }
+                Awaits::PubAck(Some(kept)) => (kept, QoS::AtLeastOnce),
+                Awaits::PubRec(Some(kept)) => (kept, QoS::ExactlyOnce),
+                Awaits::PubAck(None) | Awaits::PubRec(None) => return false,
+            };
+            let Some(publication) = routing.reopen(&kept.message) else {
+                return false;
+            };
+            let delivery = Delivery {
+                publication: &publication,
+                qos,
+                retain: kept.retain,
+                subscription_ids: kept.ids.clone(),
+            };
+            match guard::deliver(rights, delivery, false, routing.modules()) {
+                Ok(delivery) => link.send(&delivery, Some((flight.id, true)), true, routing),
+                Err(_) => {
+                    routing.metrics().deliveries_denied.inc();
+                    false
+                }
+            }
+        });
+    }
+
+    /// Moves what there is to write into `into`, which must be empty, and remembers whom to wake.
+    pub(super) fn take(
+        &mut self,
+        epoch: u64,
+        into: &mut Vec<u8>,
+        waker: &Waker,
+        routing: &mut Routing<'_>,
+    ) -> Taken {
+        if self.epoch != epoch || self.link.is_none() {
+            return Taken::Close(Close {
+                code: ReasonCode::SessionTakenOver,
+                reason: "its client connected again".to_owned(),
+                will: true,
+            });
+        }
+        self.refresh(routing);
+        self.fill(routing);
+        let holds = self.queue.holds_publishers();
+        let Some(link) = &mut self.link else {
+            return Taken::Output {
+                sent: 0,
+                stalled: None,
+            };
+        };
+        if let Some(close) = link.close.take() {
+            return Taken::Close(close);
+        }
+        link.usual = link.output.len().clamp(256, 64 << 10);
+        std::mem::swap(into, &mut link.output);
+        link.awake = false;
+        if link.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+            link.waker = Some(waker.clone());
+        }
+        Taken::Output {
+            sent: std::mem::take(&mut link.sent),
+            stalled: holds.then_some(link.progress),
+        }
+    }
+
+    /// The client took bytes.
+    pub(super) fn progressed(&mut self, now: Instant) {
+        if let Some(link) = &mut self.link {
+            link.progress = now;
+        }
+    }
+
+    /// Adds or replaces a subscription; see [`super::Engine::subscribe`].
+    pub(super) fn slot_of(&self, filter: FilterRef, share: Option<&str>) -> Option<Slot> {
+        self.index
+            .find(index_hash(filter), |place| {
+                self.subscriptions
+                    .get(*place as usize)
+                    .is_some_and(|known| {
+                        known.filter == filter
+                            && known.share.as_ref().map(|group| &*group.name) == share
+                    })
+            })
+            .and_then(|place| {
+                let serial = self.subscriptions.get(*place as usize)?.serial;
+                Some(Slot {
+                    place: *place,
+                    serial,
+                })
+            })
+    }
+
+    /// The slot that the next new subscription gets.
+    pub(super) fn next_slot(&mut self) -> Slot {
+        self.serial = self.serial.wrapping_add(1);
+        Slot {
+            place: u32::try_from(self.subscriptions.vacant_key()).unwrap_or(u32::MAX),
+            serial: self.serial,
+        }
+    }
+
+    pub(super) fn insert(&mut self, subscription: Subscription) {
+        let hash = index_hash(subscription.filter);
+        let place = u32::try_from(self.subscriptions.insert(subscription)).unwrap_or(u32::MAX);
+        let subscriptions = &self.subscriptions;
+        self.index.insert_unique(hash, place, |place| {
+            subscriptions
+                .get(*place as usize)
+                .map_or(0, |known| index_hash(known.filter))
+        });
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Subscription> {
+        let subscription = self.subscriptions.try_remove(slot.place as usize)?;
+        let hash = index_hash(subscription.filter);
+        if let Ok(found) = self.index.find_entry(hash, |place| *place == slot.place) {
+            found.remove();
+        }
+        Some(subscription)
+    }
+
+    /// Every subscription, taken out: the session ends or starts anew.
+    pub(super) fn drain_subscriptions(&mut self) -> Vec<(Slot, Subscription)> {
+        self.index.clear();
+        let slots = std::mem::take(&mut self.subscriptions);
+        slots
+            .into_iter()
+            .map(|(place, subscription)| {
+                let slot = Slot {
+                    place: u32::try_from(place).unwrap_or(u32::MAX),
+                    serial: subscription.serial,
+                };
+                (slot, subscription)
+            })
+            .collect()
+    }
+
+    /// Starts a walk over the retained messages of a subscription.
+    pub(super) fn send_retained(&mut self, slot: Slot) {
+        self.scans.push_back(Scan { slot, after: None });
+    }
+
+    /// Empties everything but the identity.
+    pub(super) fn clear(&mut self, routing: &mut Routing<'_>) {
+        self.queue.clear(routing.metrics());
+        self.inflight = VecDeque::new();
+        self.received = IdSet::default();
+        self.scans = VecDeque::new();
+        self.will = None;
+    }
+
+    /// The connection is gone; what it alone needed goes too.
+    pub(super) fn disconnect(&mut self, routing: &mut Routing<'_>) {
+        self.link = None;
+        self.scans = VecDeque::new();
+        if self.expiry > 0 {
+            self.queue.drop_qos0(routing.metrics());
+            let dropped = self.queue.trim(routing.bound(), routing.metrics());
+            routing.queue_dropped(self.subject.snapshot(), dropped);
+        }
+    }
+
+    pub(super) fn inflight_len(&self) -> usize {
+        self.inflight.len()
+    }
+}
+
+fn index_hash(filter: FilterRef) -> u64 {
+    // Numbers that the tree chose, not the client.
+    use std::hash::BuildHasher;
+    foldhash::fast::FixedState::default().hash_one(filter)
+}
+
+/// The next packet identifier that is not in flight.
+fn next_id(last: &mut u16, inflight: &VecDeque<InFlight>) -> Option<u16> {
+    // At most WINDOW are in flight, so one of the next WINDOW + 1 is free; in the usual case the
+    // first, which is known free if the window does not reach around.
+    for _ in 0..=WINDOW {
+        *last = last.checked_add(1).unwrap_or(1);
+        let id = *last;
+        let wrapped = inflight.front().is_some_and(|oldest| oldest.id > id);
+        if !wrapped && inflight.back().is_none_or(|newest| newest.id < id) {
+            return Some(id);
+        }
+        if inflight.iter().all(|flight| flight.id != id) {
+            return Some(id);
+        }
+    }
+    None
+}
+
+impl InFlight {
+    fn new(id: u16, qos: QoS, kept: Option<Kept>) -> Self {
+        let state = match qos {
+            QoS::ExactlyOnce => Awaits::PubRec(kept),
+            QoS::AtLeastOnce | QoS::AtMostOnce => Awaits::PubAck(kept),
+        };
+        Self { id, state }
+    }
+}
+
+impl Kept {
+    fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
+        Self {
+            message,
+            retain: delivery.retain,
+            ids: delivery.subscription_ids.clone(),
+        }
+    }
+}
+
+impl Queued {
+    fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
+        Self {
+            message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            ids: delivery.subscription_ids.clone(),
+        }
+    }
+}
+
+impl Link {
+    /// Encodes a delivery. `false`: it was not sent, because it expired or is larger than the
+    /// client takes \[MQTT-3.1.2-24\].
+    fn send(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        id: Option<(u16, bool)>,
+        resent: bool,
+        routing: &mut Routing<'_>,
+    ) -> bool {
+        let publication = delivery.publication;
+        let mut properties = publication.properties;
+        if publication.expires.is_some() {
+            match publication.remaining(routing.millis) {
+                Ok(remaining) => properties.expiry = remaining,
+                Err(_) if resent => properties.expiry = Some(0),
+                Err(_) => {
+                    routing.metrics().dropped_expired.inc();
+                    return false;
+                }
+            }
+        }
+        let promise = match (delivery.qos, id) {
+            (QoS::AtLeastOnce, Some((id, dup))) => {
+                NonZeroU16::new(id).map(|id| wire::Delivery::AtLeastOnce { id, dup })
+            }
+            (QoS::ExactlyOnce, Some((id, dup))) => {
+                NonZeroU16::new(id).map(|id| wire::Delivery::ExactlyOnce { id, dup })
+            }
+            (QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce, _) => None,
+        };
+        let outbound = Outbound {
+            topic: publication.topic.as_str(),
+            alias: None,
+            delivery: promise.unwrap_or(wire::Delivery::AtMostOnce),
+            retain: delivery.retain,
+            properties,
+            subscription_ids: &delivery.subscription_ids,
+            payload: publication.payload,
+        };
+        if self.max_packet != usize::MAX
+            && wire::publish_size(self.version, &outbound) > self.max_packet
+        {
+            routing.metrics().dropped_too_large.inc();
+            return false;
+        }
+        if self.output.capacity() == 0 {
+            self.output = Vec::with_capacity(self.usual);
+        }
+        wire::publish(&mut self.output, self.version, &outbound);
+        self.sent += 1;
+        true
+    }
+
+    fn wake(&mut self, routing: &mut Routing<'_>) {
+        if !self.awake {
+            self.awake = true;
+            routing.wakes.extend(self.waker.clone());
+        }
+    }
+}
+
+/// Of most deliveries: none or one.
+pub(super) type Wakes = SmallVec<[Waker; 4]>;

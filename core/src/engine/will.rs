@@ -1,0 +1,104 @@
+//! Wills that fire and sessions that expire: what happens to a session by the clock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use crate::clock::Now;
+use crate::guard;
+use crate::hook::Event;
+
+use super::{Engine, Routing, Session, Will};
+
+/// Deadlines of sessions without a connection, in milliseconds since the Unix epoch.
+#[derive(Default)]
+pub(super) struct Timers {
+    due: BTreeMap<(u64, u64), Timer>,
+    count: u64,
+}
+
+struct Timer {
+    session: Weak<Session>,
+    /// The connection that ended; a later one calls the timer off.
+    epoch: u64,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Will,
+    Expiry,
+}
+
+impl Timers {
+    pub(super) fn will(&mut self, millis: u64, delay: u32, session: &Arc<Session>, epoch: u64) {
+        self.add(millis, delay, session, epoch, What::Will);
+    }
+
+    pub(super) fn expiry(&mut self, millis: u64, expiry: u32, session: &Arc<Session>, epoch: u64) {
+        self.add(millis, expiry, session, epoch, What::Expiry);
+    }
+
+    fn add(&mut self, millis: u64, seconds: u32, session: &Arc<Session>, epoch: u64, what: What) {
+        self.count += 1;
+        let deadline = millis.saturating_add(u64::from(seconds) * 1000);
+        let timer = Timer {
+            session: Arc::downgrade(session),
+            epoch,
+            what,
+        };
+        self.due.insert((deadline, self.count), timer);
+    }
+
+    fn next(&mut self, millis: u64) -> Option<Timer> {
+        let first = self.due.first_entry()?;
+        (first.key().0 <= millis).then(|| first.remove())
+    }
+}
+
+impl Engine {
+    pub(super) fn fire_timers(&self, now: Now) {
+        loop {
+            let Some(timer) = self.timers.lock().next(now.unix_millis()) else {
+                return;
+            };
+            let Some(session) = timer.session.upgrade() else {
+                continue;
+            };
+            let mut routing = self.routing(None, now);
+            let will = {
+                let mut registry = self.registry.lock();
+                let mut state = session.lock();
+                if state.epoch != timer.epoch || state.link.is_some() || state.ended {
+                    continue;
+                }
+                let will = state.will.take();
+                if timer.what == What::Expiry {
+                    self.end(&mut registry, &session, &mut state, &mut routing);
+                }
+                will
+            };
+            if timer.what == What::Expiry {
+                routing.session_ended(&session, "expired");
+            }
+            if let Some(will) = will {
+                self.fire(&will, &mut routing);
+            }
+        }
+    }
+
+    /// Publishes a will, if its author may still leave it.
+    pub(super) fn fire(&self, will: &Will, routing: &mut Routing<'_>) {
+        match guard::fire(&will.message, will.expiry, &self.modules, routing.now) {
+            Ok(publication) => {
+                self.publish(&publication, &mut None, routing);
+                self.metrics.wills_published.inc();
+                let event = Event::WillPublished {
+                    who: publication.author.snapshot(),
+                    topic: publication.topic.as_str(),
+                };
+                self.modules.observe(&event, routing.now);
+            }
+            Err(reason) => routing.withheld(&will.message, &reason),
+        }
+    }
+}

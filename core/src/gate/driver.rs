@@ -1,0 +1,293 @@
+//! Runs one admitted connection: reads, hands bytes to the protocol machine, writes what comes out.
+//!
+//! A connection that waits holds no buffers: reads go through a buffer of the thread, output is
+//! allocated while there is some.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Sleep, sleep_until, timeout};
+
+use crate::clock::Now;
+use crate::connection::{Connection, End, STALL};
+use crate::hook::{BoxFuture, Outcome};
+use crate::wire::ReasonCode;
+
+use super::Place;
+use super::stream::Stream;
+
+/// Read, route and write so often before others get a turn.
+const ROUNDS: usize = 8;
+
+/// Unsent answers over which nothing more is read: the client reads none of them.
+const REPLIES_HIGH_WATER: usize = 256 << 10;
+
+/// How long a goodbye may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 << 10]);
+}
+
+/// Judges the steps of a re-authentication; see [`super::handshake`].
+pub(super) trait Renew: Send {
+    /// Asks about the client's next step.
+    fn judge(&mut self, data: Vec<u8>) -> BoxFuture<'static, Outcome>;
+
+    /// Does what the answer says.
+    fn settle(&mut self, connection: &mut Connection, outcome: Outcome, now: Now) -> Result<(), End>;
+}
+
+pub(super) struct Driver {
+    stream: Stream,
+    connection: Connection,
+    /// Whether `input` still holds what came with the CONNECT.
+    early: bool,
+    /// The beginning of a packet.
+    input: Vec<u8>,
+    output: Vec<u8>,
+    written: usize,
+    unflushed: bool,
+    /// Since when the socket takes nothing.
+    blocked: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
+    renewal: Option<Box<dyn Renew>>,
+    judging: Option<BoxFuture<'static, Outcome>>,
+    place: Option<Place>,
+}
+
+impl Driver {
+    /// `input` came with the CONNECT; `greeting` is the CONNACK, which goes out first.
+    pub(super) fn new(
+        stream: Stream,
+        connection: Connection,
+        input: Vec<u8>,
+        greeting: Vec<u8>,
+        renewal: Option<Box<dyn Renew>>,
+        place: Place,
+        now: Now,
+    ) -> Self {
+        let deadline = connection.deadline(now);
+        Self {
+            stream,
+            connection,
+            early: !input.is_empty(),
+            input,
+            output: greeting,
+            written: 0,
+            unflushed: false,
+            blocked: None,
+            timer: Box::pin(sleep_until(deadline.into())),
+            renewal,
+            judging: None,
+            place: Some(place),
+        }
+    }
+
+    /// Takes what came with the CONNECT.
+    fn take_early(&mut self, context: &Context<'_>, now: Now) -> Result<(), End> {
+        if std::mem::take(&mut self.early) {
+            let consumed = self.connection.receive(&self.input, context.waker(), now)?;
+            self.input.drain(..consumed);
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let mut now = Now::read();
+        self.take_early(context, now)?;
+        for _ in 0..ROUNDS {
+            let mut moved = self.judge(context, now)?;
+            moved |= self.read(context, now)?;
+            moved |= self.write(context, now)?;
+            if !moved {
+                self.connection.check_time(now)?;
+                if self.arm(context, now) {
+                    return Ok(());
+                }
+            }
+            now = Now::read();
+        }
+        // Others first, then on.
+        context.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// Sets the timer; `false` if it has fired already.
+    fn arm(&mut self, context: &mut Context<'_>, now: Now) -> bool {
+        let mut deadline = self.connection.deadline(now);
+        if let Some(blocked) = self.blocked.filter(|_| self.is_choked()) {
+            deadline = deadline.min(blocked + STALL);
+        }
+        // A timer that fires early is set again; one that would fire late is moved.
+        if self.timer.is_elapsed() || deadline < self.timer.deadline().into_std() {
+            self.timer.as_mut().reset(deadline.into());
+        }
+        while self.timer.as_mut().poll(context).is_ready() {
+            if deadline <= Instant::now() {
+                return false;
+            }
+            self.timer.as_mut().reset(deadline.into());
+        }
+        true
+    }
+
+    /// The client sends on but reads nothing.
+    fn is_choked(&self) -> bool {
+        self.connection.unsent() > REPLIES_HIGH_WATER
+    }
+
+    fn judge(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
+        if let Some(step) = self.connection.auth_step.take() {
+            match &mut self.renewal {
+                Some(renewal) if self.judging.is_none() => {
+                    self.judging = Some(renewal.judge(step));
+                }
+                _ => {
+                    return Err(End::Server(crate::engine::Close {
+                        code: ReasonCode::ProtocolError,
+                        reason: "an AUTH that nobody asked for".to_owned(),
+                        will: true,
+                    }));
+                }
+            }
+        }
+        let Some(judging) = &mut self.judging else {
+            return Ok(false);
+        };
+        match judging.as_mut().poll(context) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(outcome) => {
+                self.judging = None;
+                if let Some(renewal) = &mut self.renewal {
+                    renewal.settle(&mut self.connection, outcome, now)?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn read(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
+        if self.connection.paused(now).is_some() {
+            return Ok(false);
+        }
+        if self.is_choked() {
+            if self.blocked.is_some_and(|since| since + STALL <= now.mono) {
+                return Err(self.connection.slow_consumer(now));
+            }
+            return Ok(false);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Err(error)) => return Err(End::Lost(error.to_string())),
+                Poll::Ready(Ok(())) => {}
+            }
+            let bytes = buffer.filled();
+            if bytes.is_empty() {
+                return Err(End::Lost("closed without DISCONNECT".to_owned()));
+            }
+            let waker = context.waker();
+            if self.input.is_empty() {
+                let consumed = self.connection.receive(bytes, waker, now)?;
+                self.input = bytes.get(consumed..).unwrap_or_default().to_vec();
+            } else {
+                self.input.extend_from_slice(bytes);
+                let consumed = self.connection.receive(&self.input, waker, now)?;
+                if consumed == self.input.len() {
+                    self.input = Vec::new();
+                } else {
+                    self.input.drain(..consumed);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    fn write(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
+        let mut moved = false;
+        loop {
+            if self.written == self.output.len() {
+                self.written = 0;
+                self.output.clear();
+                self.connection
+                    .take_output(&mut self.output, context.waker(), now)?;
+                if self.output.is_empty() {
+                    self.output = Vec::new();
+                    break;
+                }
+            }
+            let rest = self.output.get(self.written..).unwrap_or_default();
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Pending => {
+                    self.blocked.get_or_insert(now.mono);
+                    break;
+                }
+                Poll::Ready(Ok(0)) => return Err(End::Lost("the socket takes nothing".to_owned())),
+                Poll::Ready(Ok(count)) => {
+                    self.written += count;
+                    self.blocked = None;
+                    self.unflushed = true;
+                    self.connection.wrote(count, now);
+                    moved = true;
+                }
+                Poll::Ready(Err(error)) => return Err(End::Lost(error.to_string())),
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(context) {
+                Poll::Pending => {}
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(End::Lost(error.to_string())),
+            }
+        }
+        Ok(moved)
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        match this.step(context) {
+            Ok(()) => Poll::Pending,
+            Err(end) => {
+                let farewell = this.connection.finish(&end, Now::read());
+                let place = this.place.take();
+                let unsent = this.output.split_off(this.written.min(this.output.len()));
+                if !matches!(end, End::Lost(_)) {
+                    let stream = std::mem::replace(&mut this.stream, Stream::Closed);
+                    tokio::spawn(say_goodbye(stream, unsent, farewell, place));
+                }
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// Sends what is left, closes, and reads on for a moment, so that the kernel does not throw the
+/// goodbye away because of bytes that nobody read.
+pub(super) async fn say_goodbye(
+    mut stream: Stream,
+    unsent: Vec<u8>,
+    farewell: Vec<u8>,
+    place: Option<Place>,
+) {
+    let closing = async {
+        stream.write_all(&unsent).await?;
+        stream.write_all(&farewell).await?;
+        stream.shutdown().await?;
+        let mut sink = [0; 1024];
+        while stream.read(&mut sink).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Late or failed: the socket is closed all the same.
+    let _ = timeout(FAREWELL, closing).await;
+    drop(place);
+}

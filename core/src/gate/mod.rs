@@ -1,0 +1,128 @@
+//! Everything before CONNECT is believed, and the sockets afterwards.
+//!
+//! Accept, address bans and connection rates (asked of the `Admission` modules before TLS), caps
+//! on connections, TLS, one deadline from accept to CONNACK. A stranger costs a descriptor and a
+//! few KiB for at most that long, and moves counters.
+
+mod driver;
+mod handshake;
+mod listener;
+mod stream;
+
+pub use listener::{Endpoint, Listener};
+pub(crate) use listener::{Bound, Shared, bind};
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use crate::engine::Engine;
+
+/// What all listeners share.
+pub(crate) struct Gate {
+    pub(crate) engine: Arc<Engine>,
+    places: Arc<Mutex<Places>>,
+    /// TLS handshakes in flight.
+    handshakes: Semaphore,
+    /// Numbers of authentication exchanges.
+    exchanges: AtomicU64,
+    /// Becomes true when the broker ends.
+    stopping: watch::Receiver<bool>,
+}
+
+#[derive(Default)]
+struct Places {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place within the connection limits; given back when dropped.
+pub(crate) struct Place {
+    address: Option<IpAddr>,
+    places: Arc<Mutex<Places>>,
+    engine: Arc<Engine>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.engine.metrics.connections.sub(1);
+        let mut places = self.places.lock();
+        places.all -= 1;
+        if let Some(address) = self.address
+            && let Some(count) = places.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                places.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(engine: Arc<Engine>, stopping: watch::Receiver<bool>) -> Self {
+        let handshakes = engine.settings.load().limits.handshakes;
+        Self {
+            engine,
+            places: Arc::default(),
+            handshakes: Semaphore::new(handshakes),
+            exchanges: AtomicU64::new(1),
+            stopping,
+        }
+    }
+
+    /// A place for one more connection, or the limit that has no room.
+    fn place(&self, address: Option<IpAddr>) -> Result<Place, &'static str> {
+        let limits = self.engine.settings.load();
+        let key = address.map(source);
+        let mut places = self.places.lock();
+        if places.all >= limits.limits.connections {
+            return Err("limits.connections");
+        }
+        if let Some(key) = key {
+            let count = places.by_address.entry(key).or_insert(0);
+            if *count >= limits.limits.connections_per_ip {
+                return Err("limits.connections-per-ip");
+            }
+            *count += 1;
+        }
+        places.all += 1;
+        self.engine.metrics.connections.inc();
+        Ok(Place {
+            address: key,
+            places: Arc::clone(&self.places),
+            engine: Arc::clone(&self.engine),
+        })
+    }
+}
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64.
+fn source(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => {
+            let prefix = u128::from(v6) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(prefix))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::source;
+
+    #[test]
+    fn an_ipv6_source_is_its_64() {
+        let address = |text: &str| text.parse().unwrap();
+        assert_eq!(
+            source(address("2001:db8:1:2:3:4:5:6")),
+            address("2001:db8:1:2::")
+        );
+        assert_eq!(source(address("::ffff:192.0.2.1")), address("192.0.2.1"));
+        assert_eq!(source(address("192.0.2.1")), address("192.0.2.1"));
+    }
+}

@@ -1,0 +1,116 @@
+//! The guard of one connection's publishes, with the bounded cache that makes the steady state of
+//! a device a lookup.
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use crate::engine::Matched;
+use crate::hook::Modules;
+use crate::message::{Asked, Publication};
+
+use super::{Authorized, Denial, Rights, Subject};
+
+/// Places in the cache; a device publishes to few topics.
+const SLOTS: usize = 8;
+
+/// Longest topic that is cached, bytes: bounds the cache of a connection to a few KiB.
+const LONGEST: usize = 256;
+
+/// Authorizes what one client publishes.
+pub(crate) struct Inbound {
+    subject: Arc<Subject>,
+    rights: Arc<Rights>,
+    hasher: foldhash::fast::RandomState,
+    slots: Vec<Option<RouteSlot>>,
+    /// For topics that are not cached.
+    spare: RouteSlot,
+}
+
+/// What is remembered of one topic: which rights were asked and granted in which policy
+/// generation, and who subscribed to it when the router was last asked.
+#[derive(Default)]
+pub(crate) struct RouteSlot {
+    topic: Box<str>,
+    /// Bit 0: publish; bit 1: publish and retain; valid in `generation` only.
+    allowed: u8,
+    generation: u64,
+    /// The router's own memory.
+    pub(crate) matched: Option<Arc<Matched>>,
+}
+
+impl Inbound {
+    pub(crate) fn new(subject: Arc<Subject>, modules: &Modules) -> Self {
+        Self {
+            rights: subject.rights(modules),
+            subject,
+            hasher: foldhash::fast::RandomState::default(),
+            slots: Vec::new(),
+            spare: RouteSlot::default(),
+        }
+    }
+
+    pub(crate) fn subject(&self) -> &Arc<Subject> {
+        &self.subject
+    }
+
+    /// Fetches the present rights if the policy changed. Called once per read batch.
+    pub(crate) fn refresh(&mut self, generation: u64, modules: &Modules) {
+        if self.rights.generation != generation {
+            self.rights = self.subject.rights(modules);
+        }
+    }
+
+    pub(crate) fn rights(&self) -> &Arc<Rights> {
+        &self.rights
+    }
+
+    /// Authorizes a publish. The slot is the router's to use; it belongs to this very topic.
+    pub(crate) fn publish<'a>(
+        &mut self,
+        publication: Publication<'a>,
+        modules: &Modules,
+    ) -> Result<(Authorized<Publication<'a>>, &mut RouteSlot), (&'static str, Denial)> {
+        let topic = publication.topic.as_str();
+        let bit = 1 << u8::from(publication.asked.retain);
+        let Self {
+            rights,
+            hasher,
+            slots,
+            spare,
+            ..
+        } = self;
+        let slot = if topic.len() > LONGEST {
+            *spare = RouteSlot::default();
+            spare
+        } else {
+            if slots.is_empty() {
+                slots.resize_with(SLOTS, || None);
+            }
+            let place = hasher.hash_one(topic) as usize % SLOTS;
+            match slots.get_mut(place) {
+                Some(slot) => slot.get_or_insert_default(),
+                None => spare,
+            }
+        };
+        // Compared in full: a collision costs a lookup, never a wrong decision.
+        if *slot.topic != *topic {
+            *slot = RouteSlot {
+                topic: topic.into(),
+                ..RouteSlot::default()
+            };
+        }
+        if slot.generation != rights.generation {
+            slot.allowed = 0;
+            slot.generation = rights.generation;
+        }
+        if slot.allowed & bit == 0 {
+            let asked = Asked {
+                will: false,
+                ..publication.asked
+            };
+            rights.publish(publication.topic, asked, modules)?;
+            slot.allowed |= bit;
+        }
+        Ok((Authorized(publication), slot))
+    }
+}

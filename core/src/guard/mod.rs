@@ -1,0 +1,211 @@
+//! The choke point: what a client may do, asked once, in both directions.
+//!
+//! Nothing reaches the router, the retained store, the will store, an offline queue or the bus
+//! unless it is an [`Authorized`] value, and the outbound encoder takes nothing but an
+//! `Authorized<Delivery>`. The constructor of `Authorized` is private to this module, so the
+//! compiler shows every place that says yes. What was stored comes back as a [`Stored`] value, and
+//! only this module can turn that into an authorized one, by asking again about its author.
+//!
+//! The questions go to the extension points (`hook`); what is done about a no is decided by the
+//! callers (`connection`, `engine`).
+
+mod inbound;
+mod rights;
+mod subject;
+
+pub(crate) use inbound::Inbound;
+pub(crate) use rights::{Denial, Rights};
+pub use subject::Subject;
+
+use std::num::NonZeroU32;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::clock::Now;
+use crate::hook::{Action, Cover, Modules, Use};
+use crate::message::{Message, Publication};
+use crate::topic::TopicFilter;
+use crate::wire::QoS;
+
+/// A value that the policy of its moment allows. Only the guard makes one.
+#[derive(Debug)]
+pub struct Authorized<T>(T);
+
+impl<T> Deref for Authorized<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+/// A value that was authorized when it was stored and is a question again when it comes back.
+#[derive(Clone, Debug)]
+pub struct Stored<T>(T);
+
+impl<T> Stored<T> {
+    /// Reads something back from a store that survives the process. It is no more than a
+    /// question to the guard, so anybody may put one.
+    pub fn read_back(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl Stored<Message> {
+    /// What it counts for in queues, bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.0.weight()
+    }
+
+    /// As published.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.0.qos()
+    }
+
+    /// The topic, for indexes and records; delivering it needs the guard.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.0.topic()
+    }
+
+    /// Who wrote it.
+    #[must_use]
+    pub fn author(&self) -> &Arc<Subject> {
+        self.0.author()
+    }
+
+    /// When it expires, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn expires(&self) -> Option<u64> {
+        self.0.expires()
+    }
+}
+
+impl Authorized<Publication<'_>> {
+    /// Puts the message away; what comes back is a question again.
+    #[must_use]
+    pub fn store(&self) -> Stored<Message> {
+        Stored(self.0.message())
+    }
+}
+
+/// A message for one receiver: what the outbound encoder takes, once authorized.
+#[derive(Debug)]
+pub struct Delivery<'a> {
+    /// What.
+    pub publication: &'a Publication<'a>,
+    /// The lower of the published and the granted `QoS`.
+    pub qos: QoS,
+    /// The RETAIN flag as the receiver shall see it.
+    pub retain: bool,
+    /// Of all matching subscriptions that have one.
+    pub subscription_ids: SmallVec<[NonZeroU32; 2]>,
+}
+
+/// A subscription that the policy allows, wholly or in part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Grant {
+    /// Every matching topic is allowed: deliveries need no check in this policy generation.
+    Full,
+    /// Deliveries are checked one by one.
+    Narrowed,
+}
+
+/// Whether `rights` cover a subscription, and what cut it if not.
+pub(crate) fn subscription(
+    rights: &Rights,
+    filter: TopicFilter<'_>,
+    narrow: bool,
+    modules: &Modules,
+) -> Result<Grant, String> {
+    if let Some(group) = filter.share() {
+        rights
+            .share(group, modules)
+            .map_err(|denial| rights.describe(denial, modules))?;
+    }
+    let (cover, who) = rights.cover(filter, modules);
+    let describe = |rule| rights.describe(Denial { module: who, rule }, modules);
+    match cover {
+        Cover::Full => Ok(Grant::Full),
+        Cover::Partial(_) if narrow => Ok(Grant::Narrowed),
+        Cover::Partial(rule) => Err(format!("covered in part only: {}", describe(rule))),
+        Cover::Nothing(rule) => Err(describe(rule)),
+    }
+}
+
+/// Authorizes a delivery to the receiver with these `rights`. `covered` says that a subscription
+/// with [`Grant::Full`] of the same policy generation matched.
+pub(crate) fn deliver<'a>(
+    rights: &Rights,
+    delivery: Delivery<'a>,
+    covered: bool,
+    modules: &Modules,
+) -> Result<Authorized<Delivery<'a>>, Denial> {
+    if !covered {
+        rights.decide(Action::Receive, delivery.publication.topic, modules)?;
+    }
+    Ok(Authorized(delivery))
+}
+
+/// Opens a stored message for delivery: the author must still be allowed to publish it, and be
+/// neither banned nor revoked. The receiver's side is asked by [`deliver`].
+///
+/// The answer borrows from `stored`, so the message cannot be altered in between.
+pub(crate) fn reopen<'a>(
+    stored: &'a Stored<Message>,
+    modules: &Modules,
+    now: Now,
+) -> Result<Authorized<Publication<'a>>, String> {
+    let publication = stored
+        .0
+        .publication()
+        .ok_or_else(|| "the stored message is damaged".to_owned())?;
+    let author = publication.author;
+    author.stands(Use::Stored, modules, now)?;
+    author
+        .rights(modules)
+        .publish(publication.topic, publication.asked, modules)
+        .map_err(|(action, denial)| {
+            let rule = author.rights(modules).describe(denial, modules);
+            format!("its author may no longer {action}: {rule}")
+        })?;
+    Ok(Authorized(publication))
+}
+
+/// Opens a will that fires now: asked like any stored message, its expiry interval starting now.
+pub(crate) fn fire<'a>(
+    will: &'a Stored<Message>,
+    expiry: Option<u32>,
+    modules: &Modules,
+    now: Now,
+) -> Result<Authorized<Publication<'a>>, String> {
+    reopen(will, modules, now)
+        .map(|Authorized(publication)| Authorized(publication.anew(expiry, now.unix_millis())))
+}
+
+/// Authorizes what the broker itself publishes. No other way in than the policy's: the author is
+/// a `system:` principal with rights of its own.
+pub(crate) fn internal<'a>(
+    publication: Publication<'a>,
+    modules: &Modules,
+) -> Result<Authorized<Publication<'a>>, Denial> {
+    let rights = publication.author.rights(modules);
+    rights
+        .publish(publication.topic, publication.asked, modules)
+        .map_err(|(_, denial)| denial)?;
+    Ok(Authorized(publication))
+}
+
+/// Authorizes a will at CONNECT; it is stored and asked about again when it fires.
+pub(crate) fn will(
+    publication: Publication<'_>,
+    rights: &Rights,
+    modules: &Modules,
+) -> Result<Stored<Message>, (&'static str, Denial)> {
+    rights.publish(publication.topic, publication.asked, modules)?;
+    Ok(Stored(publication.message()))
+}

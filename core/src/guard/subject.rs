@@ -1,0 +1,90 @@
+//! A principal with its present rights: the author of messages and the owner of subscriptions.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::clock::Now;
+use crate::hook::{Credential, Identity, Modules, Principal, Snapshot, Use};
+
+use super::Rights;
+
+/// Somebody whose rights can be asked for at any time: a connected client, the author of a
+/// stored message, or the broker itself.
+///
+/// Rights are fetched once in each policy generation and shared by everything that the subject
+/// left behind.
+#[derive(Debug)]
+pub struct Subject {
+    snapshot: Snapshot,
+    rights: ArcSwap<Rights>,
+    /// The standing generation in which the author was last found in good standing, plus one.
+    stood: AtomicU64,
+}
+
+impl Subject {
+    /// A subject with the rights of this moment.
+    pub(crate) fn new(snapshot: Snapshot, modules: &Modules) -> Arc<Self> {
+        let rights = Arc::new(Rights::fetch(&snapshot, modules));
+        Arc::new(Self {
+            snapshot,
+            rights: ArcSwap::new(rights),
+            stood: AtomicU64::new(0),
+        })
+    }
+
+    /// A part of the broker that publishes, `system:NAME`.
+    pub(crate) fn system(name: &'static str, modules: &Modules) -> Arc<Self> {
+        let snapshot = Snapshot {
+            identity: Identity::new(Principal::system(name)),
+            credential: Credential::new(Modules::SYSTEM, name),
+            client_id: "".into(),
+            listener: "".into(),
+            address: None,
+        };
+        Self::new(snapshot, modules)
+    }
+
+    /// Who.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The principal.
+    #[must_use]
+    pub fn principal(&self) -> &Principal {
+        self.snapshot.principal()
+    }
+
+    /// The rights of the present policy generation.
+    pub(crate) fn rights(&self, modules: &Modules) -> Arc<Rights> {
+        let rights = self.rights.load_full();
+        if rights.generation == modules.policy_generation() {
+            return rights;
+        }
+        let fresh = Arc::new(Rights::fetch(&self.snapshot, modules));
+        self.rights.store(Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Whether bans and revocations leave this subject alone; the error says why not.
+    pub(crate) fn stands(&self, purpose: Use, modules: &Modules, now: Now) -> Result<(), String> {
+        // A good answer holds until something changes; a bad one is asked again, bans expire.
+        let generation = modules.standing_generation().wrapping_add(1);
+        if purpose == Use::Stored && self.stood.load(Ordering::Acquire) == generation {
+            return Ok(());
+        }
+        if !modules.in_good_standing(&self.snapshot, now) {
+            return Err("its author is banned".to_owned());
+        }
+        if let Some(reason) = modules.revoked(&self.snapshot, purpose) {
+            return Err(reason);
+        }
+        if purpose == Use::Stored {
+            self.stood.store(generation, Ordering::Release);
+        }
+        Ok(())
+    }
+}

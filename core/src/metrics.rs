@@ -1,0 +1,97 @@
+//! Counters of the core: what moved, what was refused, what was lost and why.
+//!
+//! Plain atomics that the program exports; connections add to them once per read batch.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows, or (for gauges) goes up and down.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        if n != 0 {
+            self.0.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds one.
+    pub fn inc(&self) {
+        self.add(1);
+    }
+
+    /// Takes `n` away; gauges only.
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Puts a gauge to `n`.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The present value.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($name:ident: $kind:literal, $help:literal;)*) => {
+        /// All counters and gauges of the core.
+        #[derive(Debug, Default)]
+        pub struct Metrics {
+            $(#[doc = $help] pub $name: Counter,)*
+        }
+
+        impl Metrics {
+            /// Name, kind (`counter` or `gauge`), help text and value of each, for exporters.
+            #[must_use]
+            pub fn list(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $kind, $help, self.$name.value()),)*]
+            }
+        }
+    };
+}
+
+metrics! {
+    connections: "gauge", "Connections at present, half-open ones included.";
+    clients: "gauge", "Admitted clients at present.";
+    sessions: "gauge", "Sessions at present, offline ones included.";
+    subscriptions: "gauge", "Subscriptions at present.";
+    retained_messages: "gauge", "Retained messages at present.";
+    retained_bytes: "gauge", "Bytes of retained messages at present.";
+    queued_messages: "gauge", "Messages in session queues at present.";
+    queued_bytes: "gauge", "Bytes in session queues at present.";
+    accepted: "counter", "Connections accepted.";
+    shed: "counter", "Connections closed at once: a connection limit, no descriptor, or too many handshakes.";
+    refused_arrivals: "counter", "Connections refused by an admission module before TLS.";
+    tls_failures: "counter", "TLS handshakes that failed.";
+    connect_timeouts: "counter", "Connections that did not reach CONNACK before the connect deadline.";
+    connects: "counter", "Clients admitted.";
+    refused_credentials: "counter", "CONNECTs refused for a missing or failed credential.";
+    refused_unavailable: "counter", "CONNECTs refused because a backend did not answer.";
+    refused_admission: "counter", "CONNECTs of proven clients that were not admitted.";
+    malformed: "counter", "Connections closed for a packet that breaks the protocol.";
+    packets_received: "counter", "Packets received.";
+    bytes_received: "counter", "Bytes received.";
+    bytes_sent: "counter", "Bytes sent.";
+    messages_received: "counter", "PUBLISH packets received.";
+    messages_sent: "counter", "PUBLISH packets sent.";
+    publishes_denied: "counter", "Publishes refused by the policy.";
+    subscribes_denied: "counter", "Subscriptions refused by the policy.";
+    deliveries_denied: "counter", "Deliveries withheld by the policy.";
+    stored_withheld: "counter", "Stored messages withheld because their author lost the right.";
+    dropped_qos0: "counter", "QoS 0 messages dropped because the receiver's queue was full.";
+    dropped_offline: "counter", "Messages dropped from full queues of offline sessions.";
+    dropped_too_large: "counter", "Messages not sent because they exceed the client's Maximum Packet Size.";
+    dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";
+    retained_refused: "counter", "Retained messages refused because the store is full.";
+    slow_consumers: "counter", "Connections ended because the receiver made no progress.";
+    limits_hit: "counter", "Times that a limit slowed, refused or ended something.";
+    takeovers: "counter", "Connections ended because their client connected again.";
+    wills_published: "counter", "Wills published.";
+    modules_failed: "counter", "Panics caught in modules; each was answered with a refusal.";
+}
