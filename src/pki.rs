@@ -218,7 +218,11 @@ impl Pki {
             return read_key(&path);
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(crypto("a key"))?;
-        write_new(&path, Zeroizing::new(key.serialize_pem()).as_bytes(), PRIVATE)?;
+        write_new(
+            &path,
+            Zeroizing::new(key.serialize_pem()).as_bytes(),
+            PRIVATE,
+        )?;
         Ok(key)
     }
 
@@ -258,7 +262,11 @@ impl TokenIssuer {
         let key_path = issuer.key_path();
         if !exists(&key_path)? {
             let key = KeyPair::generate_for(&PKCS_ED25519).map_err(crypto("a key"))?;
-            write_new(&key_path, Zeroizing::new(key.serialize_pem()).as_bytes(), PRIVATE)?;
+            write_new(
+                &key_path,
+                Zeroizing::new(key.serialize_pem()).as_bytes(),
+                PRIVATE,
+            )?;
         }
         let public = issuer.public_key_path();
         if !exists(&public)? {
@@ -422,7 +430,11 @@ pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
     let temporary = directory.join(format!(".{name}.{}", std::process::id()));
     let write = || {
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = options
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(contents)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
@@ -556,14 +568,19 @@ mod tests {
         let found = with(&pki.certificate_path("server"), |leaf| {
             let names = leaf.subject_alternative_name().unwrap().unwrap();
             let names = names.value.general_names.iter();
-            names.map(|name| match name {
-                GeneralName::DNSName(name) => (*name).to_owned(),
-                GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            let text = |name: &GeneralName<'_>| {
+                if let GeneralName::DNSName(name) = name {
+                    return (*name).to_owned();
+                }
+                let GeneralName::IPAddress(bytes) = name else {
+                    panic!("{name:?}");
+                };
+                match <[u8; 4]>::try_from(*bytes) {
                     Ok(v4) => IpAddr::from(v4).to_string(),
                     Err(_) => IpAddr::from(<[u8; 16]>::try_from(*bytes).unwrap()).to_string(),
-                },
-                other => panic!("{other:?}"),
-            }).collect::<Vec<_>>()
+                }
+            };
+            names.map(text).collect::<Vec<_>>()
         });
         assert_eq!(found, names);
         for name in ["localhost", "127.0.0.1", "::1", "192.0.2.7"] {
@@ -591,7 +608,9 @@ mod tests {
         assert_eq!(mode(&issuer.key_path()), 0o600);
         assert_eq!(mode(&directory.path().join("pki")), 0o700);
         assert_eq!(mode(&directory.path().join("tokens")), 0o700);
-        let left: Vec<_> = fs::read_dir(directory.path().join("pki")).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(directory.path().join("pki"))
+            .unwrap()
+            .collect();
         assert_eq!(left.len(), 4, "temporary files stay: {left:?}");
     }
 
@@ -621,7 +640,11 @@ mod tests {
     fn a_certificate_that_is_removed_is_made_again_for_the_same_key() {
         let (_directory, pki) = made();
         pki.client("device-1").unwrap();
-        let key = || with(&pki.certificate_path("device-1"), |leaf| leaf.public_key().raw.to_vec());
+        let key = || {
+            with(&pki.certificate_path("device-1"), |leaf| {
+                leaf.public_key().raw.to_vec()
+            })
+        };
         let before = key();
         fs::remove_file(pki.certificate_path("device-1")).unwrap();
         assert_eq!(pki.client("device-1").unwrap(), Made::New);
@@ -643,7 +666,9 @@ mod tests {
     fn a_client_name_is_a_file_name_and_a_topic_level() {
         let (_directory, pki) = made();
         let long = "x".repeat(65);
-        for name in ["", "..", ".x", "a/b", "a+b", "a#", "$x", "a b", "-a", "ca", "é", "a\n", &long] {
+        for name in [
+            "", "..", ".x", "a/b", "a+b", "a#", "$x", "a b", "-a", "ca", "é", "a\n", &long,
+        ] {
             assert!(matches!(pki.client(name), Err(Error::Name(_))), "{name:?}");
         }
     }
@@ -655,8 +680,14 @@ mod tests {
         let file = directory.path().join("device-3.jwt");
         let names = ("issuer", "portcullis", "device-3");
         let month = Duration::from_hours(30 * 24);
-        assert_eq!(issuer.issue_file(&file, names, day(0), month).unwrap(), Made::New);
-        assert_eq!(issuer.issue_file(&file, names, day(9), month).unwrap(), Made::Kept);
+        assert_eq!(
+            issuer.issue_file(&file, names, day(0), month).unwrap(),
+            Made::New
+        );
+        assert_eq!(
+            issuer.issue_file(&file, names, day(9), month).unwrap(),
+            Made::Kept
+        );
         assert_eq!(token_end(&file).unwrap(), day(30));
         let key = fs::read(issuer.public_key_path()).unwrap();
         let key = DecodingKey::from_ed_pem(&key).unwrap();
@@ -676,7 +707,10 @@ mod tests {
         let (directory, pki) = made();
         let path = directory.path().join("x");
         fs::write(&path, "x").unwrap();
-        for error in [certificate_end(&path).unwrap_err(), token_end(&path).unwrap_err()] {
+        for error in [
+            certificate_end(&path).unwrap_err(),
+            token_end(&path).unwrap_err(),
+        ] {
             assert!(error.to_string().contains("/x: not a "), "{error}");
         }
         fs::write(pki.key_path("ca"), "x").unwrap();

@@ -135,7 +135,9 @@ pub fn commands(directory: &Path, address: SocketAddr) -> String {
         ),
         (
             "A device with a certificate sends telemetry (in another terminal):",
-            format!("mosquitto_pub {device} -q 1 -t devices/device-1/telemetry -m '{{\"t\":21.5}}'"),
+            format!(
+                "mosquitto_pub {device} -q 1 -t devices/device-1/telemetry -m '{{\"t\":21.5}}'"
+            ),
         ),
         (
             "A device with a token as its password does:",
@@ -168,10 +170,22 @@ fn make_pki(
     }
     let again = "remove it and run quickstart again to have another made";
     for name in ["server"].into_iter().chain(CLIENTS) {
-        note_expiry(&pki.certificate_path(name), pki::certificate_end, again, now, notes)?;
+        note_expiry(
+            &pki.certificate_path(name),
+            pki::certificate_end,
+            again,
+            now,
+            notes,
+        )?;
     }
     let afresh = "start over in another directory: every certificate hangs on it";
-    note_expiry(&pki.certificate_path("ca"), pki::certificate_end, afresh, now, notes)?;
+    note_expiry(
+        &pki.certificate_path("ca"),
+        pki::certificate_end,
+        afresh,
+        now,
+        notes,
+    )?;
     Ok(pki)
 }
 
@@ -206,13 +220,14 @@ fn keep_or_write(path: &Path, text: &str) -> Result<(), Error> {
 
 /// The address of the first TLS listener: what the commands connect to.
 fn configured_address(config: &Config) -> Option<SocketAddr> {
-    let with_tls = config.listeners.iter().filter(|listener| listener.tls().is_some());
-    with_tls
-        .filter_map(|listener| match listener.bind {
-            Bind::Tcp(address) => Some(address),
-            Bind::Unix(_) => None,
-        })
-        .next()
+    let mut with_tls = config
+        .listeners
+        .iter()
+        .filter(|listener| listener.tls().is_some());
+    with_tls.find_map(|listener| match listener.bind {
+        Bind::Tcp(address) => Some(address),
+        Bind::Unix(_) => None,
+    })
 }
 
 /// An address to connect to; the ones that stand for all stand for this machine too.
@@ -340,7 +355,10 @@ mod tests {
             ("tokens/issuer.key", true),
             ("tokens/issuer.pub", false),
         ];
-        assert_eq!(found, expected.map(|(path, private)| (path.to_owned(), private)));
+        assert_eq!(
+            found,
+            expected.map(|(path, private)| (path.to_owned(), private))
+        );
         assert_eq!(mode(&directory), 0o700);
     }
 
@@ -356,7 +374,10 @@ mod tests {
         let listener = config.listeners.first().unwrap();
         assert_eq!(listener.bind, Bind::Tcp(bind));
         assert_eq!(listener.methods, [Method::Certificate, Method::Jwt].into());
-        assert!(matches!(listener.tls().unwrap().client_auth, ClientAuth::Optional(_)));
+        assert!(matches!(
+            listener.tls().unwrap().client_auth,
+            ClientAuth::Optional(_)
+        ));
         assert_eq!(config.auth.client_id, ClientIdRule::Name);
         assert!(!config.auth.anonymous);
     }
@@ -388,7 +409,10 @@ mod tests {
         let notes = |day_number| prepare(parent.path(), None, day(day_number)).unwrap().notes;
         assert_eq!(notes(29), Vec::<String>::new());
         let month = notes(30).join("\n");
-        assert!(month.contains("tokens/device-3.jwt has expired; remove it"), "{month}");
+        assert!(
+            month.contains("tokens/device-3.jwt has expired; remove it"),
+            "{month}"
+        );
         assert_eq!(notes(365).len(), 5);
         assert_eq!(notes(3650).len(), 6);
     }
@@ -398,7 +422,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let prepared = prepare(parent.path(), None, day(0)).unwrap();
         fs::write(&prepared.config_path, "[[listner]]\n").unwrap();
-        let error = prepare(parent.path(), None, day(0)).unwrap_err().to_string();
+        let error = prepare(parent.path(), None, day(0))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("did you mean listener?"), "{error}");
     }
 

@@ -1,2 +1,101 @@
-//! What a decision costs.
-fn main() {}
+//! What a decision costs, by size of the policy; what loading and a subscription cost.
+#![expect(
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "criterion's macros write undocumented items, and a failed set-up is a failed bench"
+)]
+
+use std::fmt::Write as _;
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use portcullis_acl::tools::Who;
+use portcullis_acl::{Acl, Policy, Source, Sources};
+use portcullis_core::hook::{Action, Authorizer, Snapshot};
+use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
+
+fn load(text: &str) -> Policy {
+    let sources = Sources {
+        policies: vec![Source::new("policy.csv", text)],
+        roles_from_credentials: true,
+        ..Sources::default()
+    };
+    Policy::load(&sources).unwrap().policy
+}
+
+/// One role with `rules` lines, a tenth of them denies, over a tree of sites, lines and machines.
+fn rules(rules: u32) -> String {
+    let mut text = String::new();
+    for n in 0..rules {
+        let (site, line) = (n % 97, n / 97);
+        let _ = match n % 10 {
+            0 => writeln!(text, "p, role:device, site-{site}/line-{line}/+/secret/#, publish, deny"),
+            1 => writeln!(text, "p, role:device, site-{site}/+/{{name}}/data, publish, allow"),
+            _ => writeln!(text, "p, role:device, site-{site}/line-{line}/m-{n}/data/+, publish, allow"),
+        };
+    }
+    text.push_str("p, role:device, devices/{name}/telemetry, publish, allow\n");
+    text.push_str("p, role:device, devices/{name}/#, subscribe, allow\n");
+    text
+}
+
+fn device(name: &str) -> Snapshot {
+    let who = Who {
+        principal: format!("cert:{name}"),
+        roles: vec!["device".into()],
+        client_id: name.into(),
+        ..Who::default()
+    };
+    who.snapshot().unwrap()
+}
+
+fn decide(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decide");
+    for size in [10, 200, 2_000, 20_000] {
+        let grants = Acl::new(load(&rules(size))).grants(&device("device-7"));
+        for (kind, topic) in [
+            ("allowed", "devices/device-7/telemetry"),
+            ("silent", "site-3/line-0/unknown/data/x"),
+            ("denied", "site-0/line-0/m-1/secret/a/b"),
+            ("by-line", "site-5/line-0/m-5/data/temperature"),
+        ] {
+            let topic = TopicName::new(topic, TopicLimits::default()).unwrap();
+            group.bench_function(BenchmarkId::new(kind, size), |b| {
+                b.iter(|| grants.decide(Action::Publish, black_box(topic)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn subscribe(c: &mut Criterion) {
+    let grants = Acl::new(load(&rules(20_000))).grants(&device("device-7"));
+    let mut group = c.benchmark_group("cover");
+    for filter in ["devices/device-7/commands", "devices/device-7/#", "devices/+/x", "#"] {
+        let topic = TopicFilter::new(filter, TopicLimits::default()).unwrap();
+        group.bench_function(filter, |b| b.iter(|| grants.cover(black_box(topic))));
+    }
+    group.finish();
+}
+
+fn connect(c: &mut Criterion) {
+    let acl = Acl::new(load(&rules(20_000)));
+    let kept = acl.grants(&device("device-7"));
+    let mut group = c.benchmark_group("grants");
+    let (known, other) = (device("device-7"), device("device-8"));
+    group.bench_function("known", |b| b.iter(|| acl.grants(black_box(&known))));
+    group.bench_function("of-a-known-role", |b| b.iter(|| acl.grants(black_box(&other))));
+    group.finish();
+    drop(kept);
+}
+
+fn loading(c: &mut Criterion) {
+    let text = rules(100_000);
+    let mut group = c.benchmark_group("load");
+    group.sample_size(10);
+    group.bench_function("100000 lines", |b| b.iter(|| load(black_box(&text))));
+    group.finish();
+}
+
+criterion_group!(benches, decide, subscribe, connect, loading);
+criterion_main!(benches);

@@ -98,8 +98,7 @@ fn more_work_than_the_bound_is_answered_strictly() {
     }
     let denies: Vec<&str> = denies.iter().map(String::as_str).collect();
     let got = cover("+/+/y", &["#"], &denies).unwrap();
-    assert_ne!(short(got), Short::Nothing);
-    assert!(short(got) == Short::Partial || short(got) == Short::Full);
+    assert_eq!(short(got), Short::Partial, "it is full, but that took too long to find out");
     // Many overlapping wildcards, deep: the memo keeps it small.
     let deep: Vec<String> = (0..20)
         .map(|n| {

@@ -26,7 +26,7 @@ p, role:nurse, ward/closed/#, subscribe, deny
 p, role:head, ward/+/orders, publish, allow
 p, role:head, ward/+/orders, retain, allow
 p, user:anna, own/{username}/{principal}/{listener}, publish, allow
-p, role:nurse, team-{name}, share, allow
+p, role:nurse, team, share, allow
 p, *, notices, subscribe, allow
 p, *, bad/{client_id}/#, publish, deny
 p, *, bad/#, publish, allow
@@ -34,10 +34,6 @@ g, cert:pump-17, role:infusion
 g, user:anna, role:head
 g, role:head, role:nurse
 ";
-
-fn ward() -> String {
-    WARD.replace("team-{name}", "team")
-}
 
 fn pump(ou: &str) -> Snapshot {
     let mut pump = described("cert:pump-17", "pump-17", &[]);
@@ -48,7 +44,7 @@ fn pump(ou: &str) -> Snapshot {
 #[test]
 fn decisions_follow_roles_placeholders_and_denies() {
     use Action::{Publish, Receive, Retain, Will};
-    let acl = acl(&ward());
+    let acl = acl(WARD);
     let anna = who("user:anna", "tablet", &[]);
     let bea = who("jwt:bea", "tablet", &["nurse"]);
     for (client, action, topic, allowed) in [
@@ -58,7 +54,7 @@ fn decisions_follow_roles_placeholders_and_denies() {
         (&pump("icu"), Retain, "ward/icu/pump-17/telemetry", false),
         (&pump("icu"), Will, "ward/icu/pump-17/telemetry", false),
         (&pump("icu"), Receive, "ward/icu/pump-17/cmd", true),
-        (&pump("+"), Publish, "ward/+/pump-17/telemetry".trim_matches('+'), false),
+        (&pump("+"), Publish, "ward/icu/pump-17/telemetry", false),
         (&anna, Receive, "ward/3/vitals", true),
         (&anna, Receive, "ward/3/vitals/heart/rate", true),
         (&anna, Receive, "ward/closed/vitals", false),
@@ -71,9 +67,6 @@ fn decisions_follow_roles_placeholders_and_denies() {
         (&bea, Publish, "bad/tablet/x", false),
         (&bea, Publish, "bad/other/x", true),
     ] {
-        if topic.contains('+') {
-            continue;
-        }
         let decision = acl.grants(client).decide(action, name(topic));
         assert_eq!(decision.is_allowed(), allowed, "{client:?} {action:?} {topic}");
     }
@@ -136,7 +129,7 @@ fn topics_that_begin_with_a_dollar_need_rules_of_their_own() {
 
 #[test]
 fn clients_that_no_rule_tells_apart_share_their_grants() {
-    let acl = acl(&ward());
+    let acl = acl(WARD);
     let nurse = |name: &str| acl.client_grants(&who(name, "c", &["nurse"]));
     let first = nurse("jwt:a");
     assert!(Arc::ptr_eq(&first, &nurse("jwt:b")), "no rule for nurses names them");
@@ -214,7 +207,7 @@ fn policies() -> impl Strategy<Value = String> {
         "g, role:2, role:3", "g, role:1, role:3", "g, user:u, role:2",
     ]);
     (lines, prop::collection::vec(links, 0..5))
-        .prop_map(|(lines, links)| lines + &links.join("\n"))
+        .prop_map(|(lines, links)| lines + links.join("\n").as_str())
 }
 
 fn clients() -> impl Strategy<Value = Snapshot> {

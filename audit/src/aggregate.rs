@@ -17,7 +17,7 @@ use crate::record::{Facts, Kind, Record, Sameness, Subject};
 /// How many equal refusals of one window are records of their own.
 const SINGLES: u32 = 10;
 /// The window, from the first of its refusals.
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// Most lines of the table; one takes some 200 bytes and its texts (at most 8 KiB).
 const LINES: usize = 10_000;
 

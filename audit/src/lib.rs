@@ -34,7 +34,7 @@ use thiserror::Error;
 pub use chain::PublicKey;
 pub use query::{Entry, Filter, Format, Query, export, query};
 pub use verify::{Fault, Report, Status, verify, verify_with};
-pub use writer::{Audit, AuditSettings, AuditStats, OnFull};
+pub use writer::{Audit, AuditSettings, AuditStats, OnFull, StopHandler};
 
 /// Why an audit store cannot be opened, read or verified.
 #[derive(Debug, Error)]

@@ -168,6 +168,7 @@ impl Facts {
 }
 
 /// Turns an event into a record; `policy` is the hash of the policy in force.
+#[expect(clippy::too_many_lines, reason = "one short arm for each event")]
 pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Record {
     let mut facts = Facts::new(kind_of(event), now.wall);
     match event {
@@ -325,12 +326,13 @@ fn kind_of(event: &Event<'_>) -> Kind {
         Event::Subscribed { .. } => Kind::Subscribe,
         Event::SubscribeDenied { .. } => Kind::SubscribeDenied,
         Event::Unsubscribed { .. } => Kind::Unsubscribe,
-        Event::SubscriptionSuspended {
-            suspended: true, ..
-        } => Kind::Suspended,
-        Event::SubscriptionSuspended {
-            suspended: false, ..
-        } => Kind::Resumed,
+        Event::SubscriptionSuspended { suspended, .. } => {
+            if *suspended {
+                Kind::Suspended
+            } else {
+                Kind::Resumed
+            }
+        }
         Event::PublishDenied { .. } => Kind::PublishDenied,
         Event::StoredWithheld { .. } => Kind::Withheld,
         Event::WillPublished { .. } => Kind::Will,
@@ -416,7 +418,18 @@ impl<'a> Sameness<'a> {
                 (Subject::Principal(owner), "limits.queue", None, *count)
             }
             Event::ModuleFailed { module, .. } => (Subject::Local, *module, None, 1),
-            _ => return None,
+            Event::Started
+            | Event::Stopping
+            | Event::Reloaded { .. }
+            | Event::Connected { .. }
+            | Event::Disconnected { .. }
+            | Event::Subscribed { .. }
+            | Event::Unsubscribed { .. }
+            | Event::SubscriptionSuspended { .. }
+            | Event::WillPublished { .. }
+            | Event::SessionEnded { .. }
+            | Event::Administration { .. }
+            | _ => return None,
         };
         Some(Self {
             kind: kind_of(event),

@@ -70,6 +70,9 @@ pub(crate) struct Store {
     _lock: File,
 }
 
+/// Stands for the first record of a file that has none.
+const NO_FIRST: (u64, Hash) = (u64::MAX, Hash::ZERO);
+
 struct Finished {
     segment: Segment,
     first: (u64, Hash),
@@ -106,7 +109,7 @@ impl Store {
             .zip(firsts)
             .map(|(segment, first)| Finished {
                 segment,
-                first: first.unwrap_or((u64::MAX, Hash::ZERO)),
+                first: first.unwrap_or(NO_FIRST),
             })
             .collect();
         // A crash between the head that dropped them and their removal.
@@ -117,29 +120,14 @@ impl Store {
         }
         let tail = check_tail(&files, &head)?;
         let (seq, last) = tail.last.unwrap_or((head.count, head.last));
-        let (file, mut current, current_first) = match files.pop_back() {
-            Some(Finished { segment, first }) => {
-                let first = if first.0 == u64::MAX {
-                    (seq + 1, last)
-                } else {
-                    first
-                };
-                (open_segment(&segment.path, false)?, segment, first)
-            }
-            None => {
-                let path = dir.join(Segment::name(1));
-                let file = open_segment(&path, true)?;
-                (
-                    file,
-                    Segment {
-                        index: 1,
-                        path,
-                        bytes: 0,
-                    },
-                    (seq + 1, last),
-                )
-            }
-        };
+        let newest = files.pop_back();
+        let current_first = newest
+            .as_ref()
+            .map(|newest| newest.first)
+            .filter(|first| *first != NO_FIRST)
+            .unwrap_or((seq + 1, last));
+        let mut current = newest.map_or_else(|| Segment::new(dir, 1), |newest| newest.segment);
+        let file = open_append(&current.path).map_err(AuditError::io(&current.path))?;
         let torn = cut_torn(&file, &mut current, tail.torn)?;
         let crashed = !is_new && (!head.closed || torn.is_some() || tail.after_head > 0);
         let mut store = Self {
@@ -283,19 +271,10 @@ impl Store {
 
     /// Starts a new segment; everything before it is on disk.
     fn rotate(&mut self) -> io::Result<()> {
-        let index = self.current.index.saturating_add(1);
-        let path = self.dir.join(Segment::name(index));
-        let file = open_append(&path, true)?;
+        let next = Segment::new(&self.dir, self.current.index.saturating_add(1));
+        self.file = open_append(&next.path)?;
         File::open(&self.dir)?.sync_all()?;
-        self.file = file;
-        let segment = std::mem::replace(
-            &mut self.current,
-            Segment {
-                index,
-                path,
-                bytes: 0,
-            },
-        );
+        let segment = std::mem::replace(&mut self.current, next);
         let first = std::mem::replace(&mut self.current_first, (self.seq + 1, self.last));
         self.old.push_back(Finished { segment, first });
         Ok(())
@@ -469,17 +448,13 @@ fn check_tail(files: &VecDeque<Finished>, head: &Head) -> Result<Tail, AuditErro
     })
 }
 
-fn open_append(path: &Path, new: bool) -> io::Result<File> {
+fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
         .append(true)
-        .create(new)
+        .create(true)
         .mode(0o600)
         .open(path)
-}
-
-fn open_segment(path: &Path, new: bool) -> Result<File, AuditError> {
-    open_append(path, new).map_err(AuditError::io(path))
 }
 
 /// Cuts an incomplete last line off; says how long it was and its hash.

@@ -203,6 +203,16 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
+    /// A file without records.
+    pub(crate) fn new(dir: &Path, index: u32) -> Self {
+        let path = dir.join(Self::name(index));
+        Self {
+            index,
+            path,
+            bytes: 0,
+        }
+    }
+
     pub(crate) fn name(index: u32) -> String {
         format!("audit-{index:06}.jsonl")
     }

@@ -374,6 +374,8 @@ impl Writer {
             let now = orders.stop.unwrap_or_else(Now::read);
             let summaries = match orders.stop {
                 Some(now) => self.shared.aggregator.lock().finish(now),
+                // While writing fails they stay in the table, which is bounded.
+                None if self.retry_at.is_some() => Vec::new(),
                 None => self.shared.aggregator.lock().due(now),
             };
             self.pending.extend(summaries);

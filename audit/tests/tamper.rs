@@ -25,7 +25,7 @@ fn an_untouched_store_verifies() {
 #[test]
 fn any_changed_byte_of_any_file_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    small_store(dir.path(), 5);
+    small_store(dir.path(), 3);
     let mut names = files(dir.path());
     names.push(dir.path().join("head.json"));
     names.push(dir.path().join("audit.pub"));
@@ -61,7 +61,7 @@ fn any_changed_byte_of_any_file_is_found() {
 #[test]
 fn any_missing_or_added_byte_is_found() {
     let dir = tempfile::tempdir().unwrap();
-    small_store(dir.path(), 4);
+    small_store(dir.path(), 2);
     for name in files(dir.path()) {
         let whole = fs::read(&name).unwrap();
         for place in 0..whole.len() {
@@ -206,7 +206,7 @@ fn a_broken_store_names_the_file_and_the_line() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     /// Any edit of the text of records that changes it is found.
     #[test]

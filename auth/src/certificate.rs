@@ -129,7 +129,9 @@ fn name(
             Only::One(name) => Ok(name.to_owned()),
             Only::None => Err("the certificate has no common name (principal = \"cn\")".into()),
             Only::Unreadable => Err("the common name is not text".into()),
-            Only::Several(count) => Err(format!("the certificate has {count} common names, not one")),
+            Only::Several(count) => {
+                Err(format!("the certificate has {count} common names, not one"))
+            }
         },
         CertificateName::SanDns | CertificateName::SanUri | CertificateName::SanEmail => {
             let names = alternative_names(certificate, kind)?;
@@ -160,7 +162,10 @@ fn alternative_names<'a>(
         .subject_alternative_name()
         .map_err(|error| format!("the subject alternative names cannot be read: {error}"))?;
     let mut found = Vec::new();
-    for name in extension.iter().flat_map(|extension| &extension.value.general_names) {
+    for name in extension
+        .iter()
+        .flat_map(|extension| &extension.value.general_names)
+    {
         match (name, kind) {
             (GeneralName::DNSName(text), CertificateName::SanDns)
             | (GeneralName::URI(text), CertificateName::SanUri)
@@ -307,7 +312,12 @@ mod tests {
             listener: "a name = with blanks".into(),
         };
         assert_eq!(Reference::parse(&reference.text()), Some(reference));
-        for broken in ["", "fp=", "fp=a ca=b path=c listener=d", "fp=a ca=b path=/ listener=d"] {
+        for broken in [
+            "",
+            "fp=",
+            "fp=a ca=b path=c listener=d",
+            "fp=a ca=b path=/ listener=d",
+        ] {
             assert_eq!(Reference::parse(broken), None, "{broken:?}");
         }
     }

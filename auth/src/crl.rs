@@ -134,7 +134,11 @@ impl Lists {
             ));
         }
         let Some(next) = list.next_update() else {
-            return Err(Error::file(path, "has no nextUpdate", "write it again with one"));
+            return Err(Error::file(
+                path,
+                "has no nextUpdate",
+                "write it again with one",
+            ));
         };
         let until = time(next)
             .checked_add(self.grace)
@@ -161,7 +165,11 @@ impl Lists {
         }
         for entry in &entries {
             let entry = entry.map_err(|error| {
-                Error::file(path, format!("has a broken entry: {error}"), "write it again")
+                Error::file(
+                    path,
+                    format!("has a broken entry: {error}"),
+                    "write it again",
+                )
             })?;
             issuer.revoked.insert(serial(entry.serial_number).into());
         }
@@ -202,7 +210,10 @@ impl Lists {
 
     /// How many certificates are revoked.
     pub(crate) fn len(&self) -> usize {
-        self.by_issuer.values().map(|lists| lists.revoked.len()).sum()
+        self.by_issuer
+            .values()
+            .map(|lists| lists.revoked.len())
+            .sum()
     }
 }
 
@@ -212,7 +223,11 @@ fn read(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error
     let not_pem = "write it as PEM (X509 CRL) or DER";
     if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
         if bytes.first() != Some(&0x30) {
-            return Err(Error::file(path, "is neither a PEM nor a DER file", not_pem));
+            return Err(Error::file(
+                path,
+                "is neither a PEM nor a DER file",
+                not_pem,
+            ));
         }
         return Ok(vec![CertificateRevocationListDer::from(bytes)]);
     }

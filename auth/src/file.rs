@@ -12,18 +12,23 @@ use crate::Error;
 ///
 /// Missing, unreadable, not a regular file, or larger.
 pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let failed = |error: &std::io::Error| match error.kind() {
-        ErrorKind::NotFound => Error::file(
-            path,
-            "there is no such file",
-            "correct the path (relative ones start at the configuration file)",
-        ),
-        ErrorKind::PermissionDenied => Error::file(
-            path,
-            "permission denied",
-            "make it readable for the user that runs the broker",
-        ),
-        _ => Error::file(path, format!("cannot be read: {error}"), "correct the path"),
+    let failed = |error: &std::io::Error| {
+        let kind = error.kind();
+        if kind == ErrorKind::NotFound {
+            Error::file(
+                path,
+                "there is no such file",
+                "correct the path (relative ones start at the configuration file)",
+            )
+        } else if kind == ErrorKind::PermissionDenied {
+            Error::file(
+                path,
+                "permission denied",
+                "make it readable for the user that runs the broker",
+            )
+        } else {
+            Error::file(path, format!("cannot be read: {error}"), "correct the path")
+        }
     };
     let file = File::open(path).map_err(|error| failed(&error))?;
     let metadata = file.metadata().map_err(|error| failed(&error))?;

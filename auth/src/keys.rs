@@ -97,9 +97,9 @@ impl Keys {
             (Some(_), Some(_), None) => {
                 Err("the header has no kid, and more than one key fits the algorithm".into())
             }
-            (None, _, Some(_)) if known => {
-                Err(format!("the key with this kid may not be used with {algorithm:?}"))
-            }
+            (None, _, Some(_)) if known => Err(format!(
+                "the key with this kid may not be used with {algorithm:?}"
+            )),
             (None, _, Some(_)) => Err("the issuer has no key with this kid".into()),
             (None, _, None) => Err(format!("the issuer has no key for {algorithm:?}")),
         }
@@ -120,15 +120,26 @@ impl Keys {
             return Err(Error::file(path, "has no list \"keys\"", remedy));
         };
         if list.len() > MAX_KEYS {
-            return Err(Error::file(path, format!("has more than {MAX_KEYS} keys"), remedy));
+            return Err(Error::file(
+                path,
+                format!("has more than {MAX_KEYS} keys"),
+                remedy,
+            ));
         }
         let mut all: Vec<Key> = Vec::new();
         let mut warnings = Vec::new();
         for (at, jwk) in list.iter().enumerate() {
             let Some(jwk) = jwk.as_object() else {
-                return Err(Error::file(path, format!("key {at} is not an object"), remedy));
+                return Err(Error::file(
+                    path,
+                    format!("key {at} is not an object"),
+                    remedy,
+                ));
             };
-            if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|part| jwk.contains_key(*part)) {
+            if ["d", "p", "q", "dp", "dq", "qi", "oth"]
+                .iter()
+                .any(|part| jwk.contains_key(*part))
+            {
                 return Err(Error::file(
                     path,
                     format!("key {at} is a private key"),
@@ -139,7 +150,10 @@ impl Keys {
                 Ok(key) => {
                     let twin = |other: &Key| {
                         other.id == key.id
-                            && other.algorithms.iter().any(|alg| key.algorithms.contains(alg))
+                            && other
+                                .algorithms
+                                .iter()
+                                .any(|alg| key.algorithms.contains(alg))
                     };
                     if key.id.is_some() && all.iter().any(twin) {
                         return Err(Error::file(
@@ -150,7 +164,9 @@ impl Keys {
                     }
                     all.push(key);
                 }
-                Err(why) => warnings.push(format!("{}: key {at} is not used: {why}", path.display())),
+                Err(why) => {
+                    warnings.push(format!("{}: key {at} is not used: {why}", path.display()));
+                }
             }
         }
         if all.is_empty() {
@@ -186,7 +202,9 @@ impl Keys {
         for (at, der) in ders.iter().take(MAX_KEYS).enumerate() {
             match material_of(der).and_then(|material| material.key(None, algorithms)) {
                 Ok(key) => all.push(key),
-                Err(why) => warnings.push(format!("{}: key {at} is not used: {why}", path.display())),
+                Err(why) => {
+                    warnings.push(format!("{}: key {at} is not used: {why}", path.display()));
+                }
             }
         }
         if all.is_empty() {
@@ -204,12 +222,20 @@ impl Keys {
         let remedy = "write 64 random bytes: openssl rand 64 > FILE; chmod 600 FILE";
         if secret.windows(5).any(|window| window == b"-----") {
             // The classic confusion: a public key that everybody knows, taken as the secret.
-            return Err(Error::file(path, "is a PEM file, not an HMAC secret", remedy));
+            return Err(Error::file(
+                path,
+                "is a PEM file, not an HMAC secret",
+                remedy,
+            ));
         }
-        let needed = |algorithm: &Algorithm| match algorithm {
-            Algorithm::HS384 => 48,
-            Algorithm::HS512 => 64,
-            _ => MIN_SECRET,
+        let needed = |algorithm: &Algorithm| {
+            if *algorithm == Algorithm::HS512 {
+                64
+            } else if *algorithm == Algorithm::HS384 {
+                48
+            } else {
+                MIN_SECRET
+            }
         };
         let needed = algorithms.iter().map(needed).max().unwrap_or(MIN_SECRET);
         if secret.len() < needed {
@@ -311,7 +337,9 @@ impl Material {
             .filter(|algorithm| self.fits(*algorithm))
             .collect();
         if algorithms.is_empty() {
-            return Err(format!("it fits none of the configured algorithms {allowed:?}"));
+            return Err(format!(
+                "it fits none of the configured algorithms {allowed:?}"
+            ));
         }
         Ok(Key {
             id,
@@ -376,7 +404,10 @@ fn octets(jwk: &Map<String, Value>, name: &str, length: usize) -> Result<Vec<u8>
     if bytes.len() == length {
         Ok(bytes)
     } else {
-        Err(format!("its {name} has {} bytes, not {length}", bytes.len()))
+        Err(format!(
+            "its {name} has {} bytes, not {length}",
+            bytes.len()
+        ))
     }
 }
 
@@ -386,7 +417,11 @@ fn number(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
 }
 
 fn trim(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().copied().skip_while(|byte| *byte == 0).collect()
+    bytes
+        .iter()
+        .copied()
+        .skip_while(|byte| *byte == 0)
+        .collect()
 }
 
 fn base64url(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
@@ -397,8 +432,8 @@ fn base64url(jwk: &Map<String, Value>, name: &str) -> Result<Vec<u8>, String> {
 }
 
 fn material_of(spki: &[u8]) -> Result<Material, String> {
-    let (_, info) = SubjectPublicKeyInfo::from_der(spki)
-        .map_err(|error| format!("it is broken: {error}"))?;
+    let (_, info) =
+        SubjectPublicKeyInfo::from_der(spki).map_err(|error| format!("it is broken: {error}"))?;
     let key = info.subject_public_key.data.as_ref();
     let algorithm = info.algorithm.algorithm.to_id_string();
     let curve = info
@@ -448,10 +483,19 @@ mod tests {
     #[test]
     fn the_thumbprint_is_the_one_of_rfc_7638_and_rfc_8037() {
         let rsa = r#"{"kty":"RSA","e":"AQAB","alg":"RS256","kid":"2011-04-29","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw"}"#;
-        let ed = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+        let ed =
+            r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
         for (jwk, algorithm, thumbprint) in [
-            (rsa, Algorithm::RS256, "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"),
-            (ed, Algorithm::EdDSA, "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"),
+            (
+                rsa,
+                Algorithm::RS256,
+                "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
+            ),
+            (
+                ed,
+                Algorithm::EdDSA,
+                "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+            ),
         ] {
             let jwk: Map<String, Value> = serde_json::from_str(jwk).unwrap();
             let key = from_jwk(&jwk, &[algorithm]).unwrap_or_else(|why| panic!("{why}"));

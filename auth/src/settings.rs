@@ -102,7 +102,13 @@ impl IssuerSettings {
     /// An issuer with the defaults of the configuration: `sub` names the principal, `roles` the
     /// roles, 10 s leeway.
     #[must_use]
-    pub fn new(name: &str, issuer: &str, audience: &str, algorithm: &str, source: KeySource) -> Self {
+    pub fn new(
+        name: &str,
+        issuer: &str,
+        audience: &str,
+        algorithm: &str,
+        source: KeySource,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             issuer: issuer.to_owned(),
@@ -131,7 +137,11 @@ impl IssuerSettings {
                 )
             })
         };
-        let algorithms: Vec<_> = self.algorithms.iter().map(known).collect::<Result<_, _>>()?;
+        let algorithms: Vec<_> = self
+            .algorithms
+            .iter()
+            .map(known)
+            .collect::<Result<_, _>>()?;
         let secrets = algorithms.iter().filter(|alg| is_hmac(**alg)).count();
         if algorithms.is_empty() {
             return Err(Error::setting(
@@ -194,7 +204,9 @@ impl Settings {
                 "add [[auth.jwt]]",
             ));
         }
-        self.issuers.iter().try_for_each(|issuer| self.check_issuer(issuer))
+        self.issuers
+            .iter()
+            .try_for_each(|issuer| self.check_issuer(issuer))
     }
 
     fn check_issuer(&self, issuer: &IssuerSettings) -> Result<(), Error> {
@@ -206,7 +218,13 @@ impl Settings {
                 "use 1 to 64 letters, digits, '-', '_' or '.'; it becomes a part of principals",
             ));
         }
-        if self.issuers.iter().filter(|other| other.name == *name).count() > 1 {
+        if self
+            .issuers
+            .iter()
+            .filter(|other| other.name == *name)
+            .count()
+            > 1
+        {
             return Err(Error::setting(
                 format!("auth.jwt: two issuers have the name {name:?}"),
                 "rename one",
@@ -273,7 +291,10 @@ mod tests {
             (with(|i| i.principal.clear()), "principal"),
             (with(|i| i.algorithms.clear()), "algorithms"),
             (with(|i| i.algorithms = vec!["none".into()]), "none"),
-            (with(|i| i.algorithms = vec!["HS256".into(), "RS256".into()]), "mixes"),
+            (
+                with(|i| i.algorithms = vec!["HS256".into(), "RS256".into()]),
+                "mixes",
+            ),
             (with(|i| i.algorithms = vec!["HS256".into()]), "jwks-file"),
             (settings(&[issuer("a"), issuer("b")]), "allowed-roles"),
             (settings(&[issuer("a"), issuer("a")]), "two issuers"),
@@ -290,7 +311,9 @@ mod tests {
             let text = broken.check().unwrap_err().to_string();
             assert!(text.contains(word), "{text}");
         }
-        require(&[Method::Jwt, Method::Certificate]).check().unwrap();
+        require(&[Method::Jwt, Method::Certificate])
+            .check()
+            .unwrap();
         settings(&[issuer("id")]).check().unwrap();
     }
 }

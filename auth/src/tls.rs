@@ -100,12 +100,8 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
                     "set client-ca to the CA that issues them, or client-auth to \"none\"",
                 ));
             }
-            let (trust, more) = ClientTrust::load(
-                &settings.client_ca,
-                &settings.crl,
-                settings.crl_grace,
-                now,
-            )?;
+            let (trust, more) =
+                ClientTrust::load(&settings.client_ca, &settings.crl, settings.crl_grace, now)?;
             warnings.extend(more);
             let verifier = Verifier {
                 hints: trust.hints(),
@@ -195,13 +191,19 @@ fn check_server_certificate(
     }
     if time(validity.not_before) > now {
         return broken(
-            format!("the server certificate is not valid before {}", validity.not_before),
+            format!(
+                "the server certificate is not valid before {}",
+                validity.not_before
+            ),
             "wait, or check this machine's clock",
         );
     }
     if certificate.is_ca() {
         return broken(
-            format!("{:?} is a CA certificate", certificate.subject().to_string()),
+            format!(
+                "{:?} is a CA certificate",
+                certificate.subject().to_string()
+            ),
             "put the server's own certificate first, then the CAs between",
         );
     }
@@ -212,9 +214,11 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let bytes = zeroize::Zeroizing::new(file::read(path, MAX_FILE)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
         // The parser's words, never the file's.
-        let problem = match error {
-            rustls::pki_types::pem::Error::NoItemsFound => "holds no private key in PEM".to_owned(),
-            _ => "is not a PEM file with a private key".to_owned(),
+        let nothing = matches!(error, rustls::pki_types::pem::Error::NoItemsFound);
+        let problem = if nothing {
+            "holds no private key in PEM"
+        } else {
+            "is not a PEM file with a private key"
         };
         Error::file(
             path,

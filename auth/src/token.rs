@@ -1,5 +1,7 @@
 //! Ed25519 keys and tokens for a starter set-up. A real deployment has an issuer of its own.
 
+use std::fmt::Write as _;
+
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine as _;
@@ -82,7 +84,8 @@ fn pem(label: &str, der: &[u8]) -> String {
         }
         text.push(char);
     }
-    text.push_str(&format!("\n-----END {label}-----\n"));
+    // Writing to a String cannot fail.
+    let _ = write!(text, "\n-----END {label}-----\n");
     text
 }
 
@@ -109,7 +112,10 @@ mod tests {
 
     #[test]
     fn another_kind_of_key_is_refused() {
-        for pem in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        for pem in [
+            "",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
             assert!(issue_ed25519(pem, None, &Map::new()).is_err());
         }
     }

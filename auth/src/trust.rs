@@ -95,7 +95,8 @@ impl ClientTrust {
         crl_grace: Duration,
         now: SystemTime,
     ) -> Result<(Arc<Self>, Vec<String>), Error> {
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+        let algorithms =
+            rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         let mut ders = Vec::new();
         for path in client_ca {
             for der in certificates(path, MAX_CA_FILE)? {
@@ -252,7 +253,7 @@ impl ClientTrust {
             until: anchor.not_after,
         };
         path.push(&parsed);
-        for der in found.intermediate_certificates().map(|between| between.der()) {
+        for der in found.intermediate_certificates().map(webpki::Cert::der) {
             let (_, parsed) = X509Certificate::from_der(&der)
                 .map_err(|error| format!("an intermediate CA cannot be parsed: {error}"))?;
             path.push(&parsed);
@@ -350,7 +351,10 @@ fn check_authority(
     check_strength(&certificate).map_err(|why| broken(format!("{subject:?}: {why}")))?;
     let validity = certificate.validity();
     if time(validity.not_after) < now {
-        return Err(broken(format!("{subject:?} expired on {}", validity.not_after)));
+        return Err(broken(format!(
+            "{subject:?} expired on {}",
+            validity.not_after
+        )));
     }
     if time(validity.not_before) > now {
         return Err(broken(format!(

@@ -604,17 +604,19 @@ impl Connection {
             }
             Taken::Close(close) => return Err(End::Server(close)),
         }
+        // Answers first: a SUBACK before the retained messages that it brings.
         if !self.replies.is_empty() {
-            if into.is_empty() {
-                std::mem::swap(into, &mut self.replies);
-            } else {
-                into.append(&mut self.replies);
-                if self.replies.capacity() > 4096 {
-                    self.replies = Vec::new();
-                }
-            }
+            std::mem::swap(into, &mut self.replies);
+            into.append(&mut self.replies);
+            self.replies = Vec::new();
         }
         Ok(())
+    }
+
+    /// The answers alone, without what the session has to send; for tests.
+    #[cfg(test)]
+    pub(crate) fn take_replies(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.replies)
     }
 
     /// Bytes of answers that wait to be taken.

@@ -23,6 +23,8 @@ pub mod message;
 pub mod metrics;
 pub mod secret;
 pub mod settings;
+#[cfg(test)]
+mod sim;
 pub mod ticket;
 pub mod topic;
 pub mod wire;

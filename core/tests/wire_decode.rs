@@ -110,7 +110,7 @@ fn a_connect_says_what_its_bytes_say() {
         ),
         (
             "5.0 with every property",
-            b"\x00\x04MQTT\x05\x02\x00\x3c\x27\
+            b"\x00\x04MQTT\x05\x02\x00\x3c\x23\
               \x11\x00\x00\x00\x05\x21\x00\x06\x27\x00\x00\x00\x07\x22\x00\x08\x19\x01\x17\x00\
               \x15\x00\x01m\x16\x00\x01d\x26\x00\x01k\x00\x01v\x00\x01c",
             Connect {
@@ -137,7 +137,7 @@ fn a_connect_says_what_its_bytes_say() {
         ),
         (
             "5.0 with a will and every property of it",
-            b"\x00\x04MQTT\x05\x16\x00\x3c\x00\x00\x01c\x23\
+            b"\x00\x04MQTT\x05\x16\x00\x3c\x00\x00\x01c\x1f\
               \x18\x00\x00\x00\x09\x01\x01\x02\x00\x00\x00\x0a\x03\x00\x01t\x08\x00\x01r\
               \x09\x00\x01d\x26\x00\x01k\x00\x01v\x00\x01w\x00\x00",
             Connect {
@@ -278,7 +278,7 @@ fn a_publish_says_what_its_bytes_say() {
             "5.0 with every property",
             V5,
             0x32,
-            b"\x00\x01a\x01\x02\x26\x26\x00\x01k\x00\x01v\x23\x00\x02\x01\x01\x02\x00\x00\x00\x0a\
+            b"\x00\x01a\x01\x02\x22\x26\x00\x01k\x00\x01v\x23\x00\x02\x01\x01\x02\x00\x00\x00\x0a\
               \x03\x00\x00\x08\x00\x01r\x09\x00\x01\x00\x26\x00\x01k\x00\x00p",
             Publish {
                 alias: Some(id(2)),
@@ -313,9 +313,9 @@ fn a_publish_says_what_its_bytes_say() {
 
 #[test]
 fn user_properties_keep_their_order_and_their_repetitions() {
-    let packet = b"\x30\x1b\x00\x01a\x17\x26\x00\x01b\x00\x011\x02\x00\x00\x00\x09\x26\x00\x01a\x00\x01\x32\x01\x00";
-    let packet = &packet[..];
-    let Ok(Packet::Publish(publish)) = client(&raw(0x30, &packet[2..]), V5) else {
+    let body = b"\x00\x01a\x15\x26\x00\x01b\x00\x01\x31\x02\x00\x00\x00\x09\x26\x00\x01a\x00\x01\x32\x01\x00";
+    let packet = raw(0x30, body);
+    let Ok(Packet::Publish(publish)) = client(&packet, V5) else {
         panic!("a sound packet");
     };
     let pairs: Vec<_> = publish.properties.user.iter().collect();

@@ -602,7 +602,7 @@ impl Engine {
             RetainHandling::DoNotSend => false,
         };
         if wanted && filter.share().is_none() {
-            state.send_retained(slot);
+            state.send_retained(slot, routing);
         }
         drop(state);
         let event = Event::Subscribed {
@@ -772,6 +772,12 @@ impl Engine {
         }
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.sweep_millis.store(took, Ordering::Relaxed);
+    }
+
+    /// Nodes of the subscription tree; for tests of what is left behind.
+    #[cfg(test)]
+    pub(crate) fn subscription_nodes(&self) -> usize {
+        self.tree.nodes()
     }
 
     /// How long the last sweep took.

@@ -501,7 +501,7 @@ impl State {
             return;
         };
         let text = routing.tree().text(subscription.filter);
-        let (granted, id) = (subscription.options.qos, subscription.id);
+        let (options, id) = (subscription.options, subscription.id);
         let page = routing.retained(&text, scan.after.as_deref());
         match page.next {
             Some(next) => scan.after = Some(next),
@@ -509,9 +509,13 @@ impl State {
                 self.scans.pop_front();
             }
         }
+        let own = &self.subject.snapshot().client_id;
         for message in page.messages {
+            if options.no_local && message.author().snapshot().client_id == *own {
+                continue;
+            }
             let queued = Queued {
-                qos: message.qos().min(granted),
+                qos: message.qos().min(options.qos),
                 message,
                 retain: true,
                 ids: id.into_iter().collect(),
@@ -749,9 +753,11 @@ impl State {
             .collect()
     }
 
-    /// Starts a walk over the retained messages of a subscription.
-    pub(super) fn send_retained(&mut self, slot: Slot) {
+    /// Starts a walk over the retained messages of a subscription. It goes as far as there is room
+    /// at once, so that what is retained after this moment is not sent twice.
+    pub(super) fn send_retained(&mut self, slot: Slot, routing: &mut Routing<'_>) {
         self.scans.push_back(Scan { slot, after: None });
+        self.fill(routing);
     }
 
     /// Empties everything but the identity.

@@ -1,0 +1,11 @@
+//! Bytes of a connection that speaks 5.0, in either direction.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use portcullis_core::fuzzing::stream;
+use portcullis_core::wire::Version;
+
+fuzz_target!(|input: &[u8]| {
+    stream(input, Version::V5);
+});
