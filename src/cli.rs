@@ -180,7 +180,7 @@ pub struct PolicyTest {
     /// Files with expectations, TOML.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Also write the results as JUnit XML.
+    /// Also write the results as XML that CI servers read.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
 }
@@ -441,7 +441,9 @@ fn parse_bind(text: &str) -> Result<SocketAddr, String> {
 fn parse_duration(text: &str) -> Result<Duration, String> {
     units::duration(text)
         .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "write a duration with its unit (ms, s, min, h or d), such as 10min".to_owned())
+        .ok_or_else(|| {
+            "write a duration with its unit (ms, s, min, h or d), such as 10min".to_owned()
+        })
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

@@ -3,6 +3,16 @@
 //! The broker itself and its modules are packages of their own; this one knows them all and
 //! wires them together.
 
+pub mod ask;
+pub mod cli;
 pub mod config;
+pub mod control;
+pub mod http;
+pub mod log;
+pub mod operate;
+pub mod passwd;
 pub mod pki;
 pub mod quickstart;
+pub mod reload;
+pub mod run;
+pub mod wiring;

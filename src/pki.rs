@@ -23,12 +23,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use portcullis_auth::{ed25519_public_pem, generate_ed25519, issue_ed25519};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -238,16 +239,6 @@ pub struct TokenIssuer {
     directory: PathBuf,
 }
 
-/// What a token of [`TokenIssuer`] says (RFC 7519, section 4.1).
-#[derive(Debug, Serialize, Deserialize)]
-struct Claims {
-    iss: String,
-    aud: Vec<String>,
-    sub: String,
-    iat: u64,
-    exp: u64,
-}
-
 impl TokenIssuer {
     /// Opens `directory`; makes it, the key and the public key if they are not there.
     ///
@@ -261,17 +252,17 @@ impl TokenIssuer {
         };
         let key_path = issuer.key_path();
         if !exists(&key_path)? {
-            let key = KeyPair::generate_for(&PKCS_ED25519).map_err(crypto("a key"))?;
-            write_new(
-                &key_path,
-                Zeroizing::new(key.serialize_pem()).as_bytes(),
-                PRIVATE,
-            )?;
+            let key = generate_ed25519().map_err(|error| Error::Crypto {
+                what: "a key",
+                why: error.to_string(),
+            })?;
+            write_new(&key_path, key.as_bytes(), PRIVATE)?;
         }
         let public = issuer.public_key_path();
         if !exists(&public)? {
-            let key = read_key(&key_path)?;
-            write_new(&public, key.public_key_pem().as_bytes(), PUBLIC)?;
+            let key = Zeroizing::new(read_text(&key_path)?);
+            let key = ed25519_public_pem(&key).map_err(|_| no_token_key(&key_path))?;
+            write_new(&public, key.as_bytes(), PUBLIC)?;
         }
         Ok(issuer)
     }
@@ -300,23 +291,19 @@ impl TokenIssuer {
         lifetime: Duration,
     ) -> Result<Zeroizing<String>, Error> {
         let path = self.key_path();
-        let pem = Zeroizing::new(read_text(&path)?);
-        let key = EncodingKey::from_ed_pem(pem.as_bytes())
-            .map_err(|error| broken(&path, format!("not an Ed25519 key: {error}"), REMAKE))?;
+        let key = Zeroizing::new(read_text(&path)?);
         let iat = unix_seconds(now);
-        let claims = Claims {
-            iss: issuer.to_owned(),
-            aud: vec![audience.to_owned()],
-            sub: subject.to_owned(),
-            iat,
-            exp: iat.saturating_add(lifetime.as_secs()),
-        };
-        jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims, &key)
+        let exp = iat.saturating_add(lifetime.as_secs());
+        let claims = Map::from_iter([
+            ("iss".to_owned(), Value::from(issuer)),
+            ("aud".to_owned(), Value::from(vec![audience])),
+            ("sub".to_owned(), Value::from(subject)),
+            ("iat".to_owned(), Value::from(iat)),
+            ("exp".to_owned(), Value::from(exp)),
+        ]);
+        issue_ed25519(&key, None, &claims)
             .map(Zeroizing::new)
-            .map_err(|error| Error::Crypto {
-                what: "a token",
-                why: error.to_string(),
-            })
+            .map_err(|_| no_token_key(&path))
     }
 
     /// Makes a token as [`TokenIssuer::issue`] does and keeps it in `FILE`, readable by its owner
@@ -497,6 +484,10 @@ fn unix_seconds(now: SystemTime) -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
+fn no_token_key(path: &Path) -> Error {
+    broken(path, "not an Ed25519 key in PKCS #8 PEM".to_owned(), REMAKE)
+}
+
 fn broken(path: &Path, why: String, remedy: &'static str) -> Error {
     Error::Broken {
         path: path.to_owned(),
@@ -521,7 +512,8 @@ fn crypto(what: &'static str) -> impl FnOnce(rcgen::Error) -> Error {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use jsonwebtoken::{DecodingKey, Validation};
+    use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+    use serde_json::json;
     use x509_parser::extensions::GeneralName;
     use x509_parser::prelude::*;
 
@@ -695,11 +687,15 @@ mod tests {
         validation.validate_exp = false;
         validation.set_audience(&["portcullis"]);
         let token = fs::read_to_string(&file).unwrap();
-        let token = jsonwebtoken::decode::<Claims>(token.trim(), &key, &validation).unwrap();
-        assert_eq!(token.claims.sub, "device-3");
-        assert_eq!(token.claims.iss, "issuer");
-        assert_eq!(token.claims.iat, unix_seconds(day(0)));
-        assert_eq!(token.claims.exp, unix_seconds(day(30)));
+        let token = jsonwebtoken::decode::<Value>(token.trim(), &key, &validation).unwrap();
+        let expected = json!({
+            "iss": "issuer",
+            "aud": ["portcullis"],
+            "sub": "device-3",
+            "iat": unix_seconds(day(0)),
+            "exp": unix_seconds(day(30)),
+        });
+        assert_eq!(token.claims, expected);
     }
 
     #[test]
@@ -713,6 +709,9 @@ mod tests {
         ] {
             assert!(error.to_string().contains("/x: not a "), "{error}");
         }
+        fs::write(directory.path().join("issuer.key"), "x").unwrap();
+        let error = TokenIssuer::open(directory.path()).unwrap_err().to_string();
+        assert!(error.contains("issuer.key: not an Ed25519 key"), "{error}");
         fs::write(pki.key_path("ca"), "x").unwrap();
         let error = pki.client("device-1").unwrap_err().to_string();
         assert!(error.contains("ca.key: not a private key"), "{error}");

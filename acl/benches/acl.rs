@@ -1,9 +1,5 @@
 //! What a decision costs, by size of the policy; what loading and a subscription cost.
-#![expect(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "criterion's macros write undocumented items, and a failed set-up is a failed bench"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed bench")]
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -29,9 +25,18 @@ fn rules(rules: u32) -> String {
     for n in 0..rules {
         let (site, line) = (n % 97, n / 97);
         let _ = match n % 10 {
-            0 => writeln!(text, "p, role:device, site-{site}/line-{line}/+/secret/#, publish, deny"),
-            1 => writeln!(text, "p, role:device, site-{site}/+/{{name}}/data, publish, allow"),
-            _ => writeln!(text, "p, role:device, site-{site}/line-{line}/m-{n}/data/+, publish, allow"),
+            0 => writeln!(
+                text,
+                "p, role:device, site-{site}/line-{line}/+/secret/#, publish, deny"
+            ),
+            1 => writeln!(
+                text,
+                "p, role:device, site-{site}/+/{{name}}/data, publish, allow"
+            ),
+            _ => writeln!(
+                text,
+                "p, role:device, site-{site}/line-{line}/m-{n}/data/+, publish, allow"
+            ),
         };
     }
     text.push_str("p, role:device, devices/{name}/telemetry, publish, allow\n");
@@ -71,7 +76,12 @@ fn decide(c: &mut Criterion) {
 fn subscribe(c: &mut Criterion) {
     let grants = Acl::new(load(&rules(20_000))).grants(&device("device-7"));
     let mut group = c.benchmark_group("cover");
-    for filter in ["devices/device-7/commands", "devices/device-7/#", "devices/+/x", "#"] {
+    for filter in [
+        "devices/device-7/commands",
+        "devices/device-7/#",
+        "devices/+/x",
+        "#",
+    ] {
         let topic = TopicFilter::new(filter, TopicLimits::default()).unwrap();
         group.bench_function(filter, |b| b.iter(|| grants.cover(black_box(topic))));
     }
@@ -84,7 +94,9 @@ fn connect(c: &mut Criterion) {
     let mut group = c.benchmark_group("grants");
     let (known, other) = (device("device-7"), device("device-8"));
     group.bench_function("known", |b| b.iter(|| acl.grants(black_box(&known))));
-    group.bench_function("of-a-known-role", |b| b.iter(|| acl.grants(black_box(&other))));
+    group.bench_function("of-a-known-role", |b| {
+        b.iter(|| acl.grants(black_box(&other)));
+    });
     group.finish();
     drop(kept);
 }

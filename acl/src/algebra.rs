@@ -116,7 +116,8 @@ pub(crate) fn ask(filter: &str, views: &[View<'_>]) -> Answer {
         }
     });
     let start: States = start.collect();
-    search.visit(0, search.absorb(start));
+    let start = search.absorb(start);
+    search.visit(0, &start);
     search.answer
 }
 
@@ -156,7 +157,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// Sorts the topics that begin with what has been walked. `at` is the place in the filter; a
     /// filter that ends in `#` stays there.
-    fn visit(&mut self, at: usize, states: States) {
+    fn visit(&mut self, at: usize, states: &States) {
         let next = self.filter.get(at).copied();
         let empty = match self.path.as_slice() {
             [] => true,
@@ -167,31 +168,39 @@ impl Search<'_> {
         if (next.is_none() && !may_end) || self.answer.exhausted {
             return;
         }
-        let possible = self.possible(&states);
+        let possible = self.possible(states);
         if possible & !self.answer.seen == 0 {
             return;
         }
         if possible.is_power_of_two() {
-            self.note(possible.trailing_zeros(), &states, at);
+            self.note(possible.trailing_zeros(), states, at);
             return;
         }
         if !self.known.insert((at, states.clone())) {
             return;
         }
         if may_end {
-            self.end(&states);
+            self.end(states);
         }
         let Some(level) = next else { return };
         if level != "+" && level != "#" {
-            self.step(at + 1, level, &states, false);
+            self.step(at + 1, level, states, false);
             return;
         }
         let onward = if level == "#" { at } else { at + 1 };
         // The stranger first: it decides most questions.
-        self.step(onward, "+", &states, true);
-        for literal in self.literals(&states) {
+        self.step(onward, "+", states, true);
+        if possible & !self.answer.seen == 0 {
+            return;
+        }
+        let literals = self.literals(states);
+        self.work += literals.len();
+        for literal in literals {
+            if possible & !self.answer.seen == 0 || self.answer.exhausted {
+                return;
+            }
             if !(self.path.is_empty() && literal.starts_with('$')) {
-                self.step(onward, &literal, &states, false);
+                self.step(onward, &literal, states, false);
             }
         }
     }
@@ -312,9 +321,8 @@ impl Search<'_> {
                 for (slot, child) in trie.slots(spot.node) {
                     match value(view.values, *slot) {
                         Some(value) if !stranger && value == level => go(*child, false),
-                        Some(_) => {}
                         None if wild => go(*child, true),
-                        None => {}
+                        Some(_) | None => {}
                     }
                 }
             }
@@ -326,7 +334,7 @@ impl Search<'_> {
         let next: States = next.collect();
         self.path.push(level.to_owned());
         let next = self.absorb(next);
-        self.visit(at, next);
+        self.visit(at, &next);
         self.path.pop();
     }
 

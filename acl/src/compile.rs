@@ -32,13 +32,31 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 pub(crate) struct Compiled {
     pub(crate) policy: Arc<Policy>,
     tries: Mutex<Tries>,
-    grants: Mutex<Map<Key, Weak<ClientGrants>>>,
+    grants: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Tries {
     by_subjects: Map<Box<[u32]>, Arc<Trie>>,
     nodes: usize,
+    refused: usize,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    by_key: Map<Key, Weak<ClientGrants>>,
+    refused: usize,
+}
+
+/// Whether a full table is worth looking through: that costs as much as it has entries, so it is
+/// done once for every so many that did not fit.
+fn look_through(refused: &mut usize, size: usize) -> bool {
+    *refused += 1;
+    let due = *refused > size / 16;
+    if due {
+        *refused = 0;
+    }
+    due
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -72,7 +90,8 @@ impl Compiled {
             values: self.values(who, &parts),
         };
         let mut table = self.grants.lock();
-        if let Some(known) = table.get(&key).and_then(Weak::upgrade) {
+        let Known { by_key, refused } = &mut *table;
+        if let Some(known) = by_key.get(&key).and_then(Weak::upgrade) {
             return known;
         }
         let grants = Arc::new(ClientGrants {
@@ -80,11 +99,11 @@ impl Compiled {
             parts,
             values: key.values.clone(),
         });
-        if table.len() >= MAX_GRANTS {
-            table.retain(|_, grants| grants.strong_count() > 0);
+        if by_key.len() >= MAX_GRANTS && look_through(refused, MAX_GRANTS) {
+            by_key.retain(|_, grants| grants.strong_count() > 0);
         }
-        if table.len() < MAX_GRANTS {
-            table.insert(key, Arc::downgrade(&grants));
+        if by_key.len() < MAX_GRANTS {
+            by_key.insert(key, Arc::downgrade(&grants));
         }
         grants
     }
@@ -121,7 +140,7 @@ impl Compiled {
 
 impl Tries {
     fn keep(&mut self, subjects: &[u32], trie: &Arc<Trie>) {
-        if self.is_full(trie) {
+        if self.is_full(trie) && look_through(&mut self.refused, MAX_TRIES) {
             self.by_subjects.retain(|_, t| Arc::strong_count(t) > 1);
             self.nodes = self.by_subjects.values().map(|t| t.size()).sum();
         }
@@ -191,5 +210,48 @@ impl Grants for ClientGrants {
 
     fn describe(&self, rule: Rule) -> String {
         self.policy.describe(rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::load::{Source, Sources};
+    use crate::tools::Who;
+
+    /// Rule 9: tables are bounded, and a full one costs sharing, not answers.
+    #[test]
+    fn more_sets_of_roles_than_the_table_holds_are_still_answered() {
+        let mut text = String::new();
+        for role in 0..13 {
+            let _ = writeln!(text, "p, role:{role}, t/{role}, publish, allow");
+        }
+        let sources = Sources {
+            policies: vec![Source::new("policy.csv", text)],
+            ..Sources::default()
+        };
+        let policy = Policy::load(&sources).unwrap().policy;
+        let compiled = Compiled::new(Arc::new(policy));
+        let mut held = Vec::new();
+        for set in 1..1_u32 << 13 {
+            let roles = (0..13).filter(|role| set >> role & 1 == 1);
+            let who = Who {
+                principal: "jwt:a".into(),
+                roles: roles.map(|role| role.to_string()).collect(),
+                ..Who::default()
+            };
+            let grants = compiled.grants(&who.snapshot().unwrap());
+            let topic = TopicName::new("t/5", portcullis_core::topic::TopicLimits::default());
+            let decision = grants.decide(Action::Publish, topic.unwrap());
+            assert_eq!(decision.is_allowed(), set >> 5 & 1 == 1);
+            held.push(grants);
+        }
+        let tries = compiled.tries.lock();
+        assert_eq!(tries.by_subjects.len(), MAX_TRIES);
+        assert!(compiled.grants.lock().by_key.len() <= MAX_GRANTS);
+        let nodes: usize = tries.by_subjects.values().map(|trie| trie.size()).sum();
+        assert_eq!(tries.nodes, nodes);
     }
 }

@@ -99,7 +99,10 @@ mod tests {
             ("", None),
             ("  # p, a", None),
             ("p,a , b", Some(vec!["p", "a", "b"])),
-            ("\tp, \"cert:CN=a,O=b\" , x\r", Some(vec!["p", "cert:CN=a,O=b", "x"])),
+            (
+                "\tp, \"cert:CN=a,O=b\" , x\r",
+                Some(vec!["p", "cert:CN=a,O=b", "x"]),
+            ),
             ("p,", Some(vec!["p", ""])),
             ("p, a/#", Some(vec!["p", "a/#"])),
         ] {

@@ -231,13 +231,13 @@ impl Loader {
         }
         self.seen.insert(key, (file, line));
         match row {
-            Row::Rule(rule) => {
-                let rule = rule.place(&mut self.policy.subjects, file, line);
-                self.policy.rules.push(rule);
+            Row::Rule(raw) => {
+                let placed = raw.place(&mut self.policy.subjects, file, line);
+                self.policy.rules.push(placed);
             }
-            Row::Link(link) => {
-                let link = link.place(&mut self.policy.subjects, file, line);
-                self.policy.links.push(link);
+            Row::Link(raw) => {
+                let placed = raw.place(&mut self.policy.subjects, file, line);
+                self.policy.links.push(placed);
             }
         }
         Ok(())
@@ -289,7 +289,10 @@ impl Loader {
             differing.push((0, 0));
         }
         differing.sort_unstable();
-        self.errors
-            .extend(differing.into_iter().map(|(file, line)| complain(file, line)));
+        self.errors.extend(
+            differing
+                .into_iter()
+                .map(|(file, line)| complain(file, line)),
+        );
     }
 }

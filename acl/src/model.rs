@@ -82,11 +82,7 @@ pub(crate) fn check(file: &Arc<str>, text: &str, errors: &mut Vec<PolicyError>) 
     }
 }
 
-fn entry<'a>(
-    section: Option<&str>,
-    line: &str,
-    found: &mut HashSet<&'a str>,
-) -> Result<(), Complaint> {
+fn entry(section: Option<&str>, line: &str, found: &mut HashSet<&str>) -> Result<(), Complaint> {
     let Some(section) = section else {
         return Ok(());
     };
@@ -220,15 +216,31 @@ mod tests {
     #[test]
     fn every_other_model_is_refused_with_its_line() {
         for (from, to, says) in [
-            ("!some(where (p.eft == deny))", "some(where (p.eft == deny))", "model.conf:14: [policy_effect] `e`"),
+            (
+                "!some(where (p.eft == deny))",
+                "some(where (p.eft == deny))",
+                "model.conf:14: [policy_effect] `e`",
+            ),
             ("some(where (p.eft == allow)) && ", "", "model.conf:14: "),
             (" && r.act == p.act", "", "model.conf:17: [matchers] `m`"),
             ("mqttMatch(", "keyMatch(", "model.conf:17: "),
             ("== \"*\"", "== \"\"", "model.conf:17: "),
-            ("act, eft", "act, eft, cond", "model.conf:8: further policy columns are not supported yet"),
+            (
+                "act, eft",
+                "act, eft, cond",
+                "model.conf:8: further policy columns are not supported yet",
+            ),
             ("g = _, _", "g = _, _, _", "model.conf:11: "),
-            ("g = _, _", "g = _, _\ng2 = _, _", "model.conf:12: [role_definition] has `g2`"),
-            ("g = _, _", "g = _, _\ng = _, _", "model.conf:12: `g` is given twice"),
+            (
+                "g = _, _",
+                "g = _, _\ng2 = _, _",
+                "model.conf:12: [role_definition] has `g2`",
+            ),
+            (
+                "g = _, _",
+                "g = _, _\ng = _, _",
+                "model.conf:12: `g` is given twice",
+            ),
             ("[matchers]", "[matcher]", "did you mean `matchers`?"),
             ("g = _, _", "", "[role_definition] `g` is missing"),
             ("g = _, _", "g", "has no `=`"),

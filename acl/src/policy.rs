@@ -1,7 +1,7 @@
 //! A policy that has been loaded: rules, roles, and where each came from. Never changed afterwards.
 
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -199,7 +199,11 @@ impl Policy {
     #[must_use]
     pub fn describe(&self, rule: Rule) -> String {
         self.rule(rule.0).map_or_else(String::new, |rule| {
-            format!("{} \"{}\"", self.place(rule.file, rule.line), self.text(rule))
+            format!(
+                "{} \"{}\"",
+                self.place(rule.file, rule.line),
+                self.text(rule)
+            )
         })
     }
 
@@ -233,7 +237,12 @@ impl Policy {
     /// Whose rules count for `who`: its principal's own, those of `*`, and those of every role that
     /// its credential or a `g` line gives it, directly or through other roles.
     pub(crate) fn applicable(&self, who: &Snapshot) -> Applicable {
-        let principal = self.subjects.find(who.principal().as_str());
+        // A module of the embedder's may vouch for anything; nobody is a role.
+        let principal = who.principal();
+        let principal = match principal.kind() {
+            "role" => None,
+            _ => self.subjects.find(principal.as_str()),
+        };
         let mut reached: Vec<u32> = Vec::new();
         let mut open: Vec<u32> = principal.into_iter().collect();
         for role in &*who.identity.roles {
@@ -275,19 +284,22 @@ impl Policy {
 
     fn digest(&self) -> Box<str> {
         let rules = self.rules.iter().map(|rule| self.text(rule));
-        let links = self.links.iter().map(|link| {
+        let given = self.links.iter().map(|link| {
             let member = quoted(self.subjects.name(link.member));
             format!("g, {member}, {}", quoted(self.subjects.name(link.role)))
         });
-        let mut lines: Vec<String> = rules.chain(links).collect();
-        lines.sort_unstable();
+        let mut texts: Vec<String> = rules.chain(given).collect();
+        texts.sort_unstable();
         let mut context = digest::Context::new(&digest::SHA256);
-        for line in &lines {
-            context.update(line.as_bytes());
+        for text in &texts {
+            context.update(text.as_bytes());
             context.update(b"\n");
         }
-        let digest = context.finish();
-        let hex: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let mut hex = String::with_capacity(64);
+        for byte in context.finish().as_ref() {
+            // Writing to a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
         hex.into()
     }
 }

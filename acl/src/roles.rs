@@ -88,10 +88,13 @@ impl Graph<'_> {
     }
 
     fn depth(&self, subject: u32) -> u32 {
-        let above = self.links(subject).iter().map(|l| match self.state(l.role) {
-            State::Done(depth) => depth + 1,
-            State::New | State::Open => 1,
-        });
+        let above = self
+            .links(subject)
+            .iter()
+            .map(|l| match self.state(l.role) {
+                State::Done(depth) => depth + 1,
+                State::New | State::Open => 1,
+            });
         above.max().unwrap_or(0)
     }
 
@@ -122,7 +125,9 @@ impl Graph<'_> {
                 && let Some(link) = self.links(subject).first()
             {
                 let complaint = Complaint::new(
-                    format!("a chain of {depth} roles begins at `{name}`; at most {MAX_DEPTH} count"),
+                    format!(
+                        "a chain of {depth} roles begins at `{name}`; at most {MAX_DEPTH} count"
+                    ),
                     "give an outer role directly",
                 );
                 let file = self.policy.file(link.file).into();

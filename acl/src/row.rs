@@ -12,6 +12,20 @@ use crate::suggest::{hint, nearest};
 /// What may stand before the colon of a subject.
 const KINDS: [&str; 5] = ["cert", "jwt", "user", "role", "system"];
 
+/// What the certificate module says of a certificate; other modules may say more.
+const CERTIFICATE_FIELDS: [&str; 10] = [
+    "cn",
+    "ou",
+    "o",
+    "serial",
+    "san-dns",
+    "san-uri",
+    "san-email",
+    "subject",
+    "issuer",
+    "fingerprint",
+];
+
 /// A line that says something.
 pub(crate) enum Row {
     Rule(RawRule),
@@ -145,7 +159,10 @@ fn link(member: &Field<'_>, role: &Field<'_>) -> Result<RawLink, (Complaint, u32
     if !role.text.starts_with("role:") {
         let complaint = Complaint::new(
             format!("`{}` is not a role", role.text),
-            format!("write `role:{}`", role.text.rsplit(':').next().unwrap_or("NAME")),
+            format!(
+                "write `role:{}`",
+                role.text.rsplit(':').next().unwrap_or("NAME")
+            ),
         );
         return Err((complaint, role.column));
     }
@@ -229,7 +246,10 @@ fn effect_word(word: &str) -> Result<Effect, Complaint> {
     if let Some((effect, _)) = word.split_once('#') {
         return Err(Complaint::new(
             format!("the effect `{word}` has a comment in it"),
-            format!("end the line after `{}`; comments stand alone", effect.trim()),
+            format!(
+                "end the line after `{}`; comments stand alone",
+                effect.trim()
+            ),
         ));
     }
     let near = match word.to_lowercase().as_str() {
@@ -272,6 +292,14 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                         "set client-id = \"name\" under [auth], or use {name}",
                     );
                 }
+                Some(Slot::Attribute(key)) if unknown_field(key).is_some() => {
+                    let near = unknown_field(key).map(|field| hint(field, CERTIFICATE_FIELDS));
+                    warn(
+                        format!("no certificate gives {{{key}}}{}", near.unwrap_or_default()),
+                        "use a field of certificates (cn, ou, o, serial, san-dns, san-uri, \
+                         san-email, subject, issuer, fingerprint), unless a module of yours gives it",
+                    );
+                }
                 Some(Slot::Username) if is_other_kind(subject) => warn(
                     format!("{{username}} has a value only for user: principals, not `{subject}`"),
                     "use {name}",
@@ -280,6 +308,12 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
             }
         }
     }
+}
+
+/// The field that an attribute names, if it is one of a certificate that none has.
+fn unknown_field(key: &str) -> Option<&str> {
+    let field = key.strip_prefix("cert.")?;
+    (!CERTIFICATE_FIELDS.contains(&field)).then_some(field)
 }
 
 fn is_other_kind(subject: &str) -> bool {

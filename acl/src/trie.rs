@@ -131,13 +131,10 @@ impl Trie {
         };
         trie.node();
         for (number, rule) in rules {
-            match Asked::of(rule.act) {
-                Some(asked) => trie.insert(&rule.levels, asked, rule.effect, number),
-                None => {
-                    let group = rule.levels.first().cloned();
-                    trie.shares
-                        .extend(group.map(|group| (group, rule.effect, number)));
-                }
+            if let Some(asked) = Asked::of(rule.act) {
+                trie.insert(&rule.levels, asked, rule.effect, number);
+            } else if let Some(group) = rule.levels.first() {
+                trie.shares.push((group.clone(), rule.effect, number));
             }
         }
         trie.nodes.shrink_to_fit();
@@ -215,9 +212,10 @@ impl Trie {
         }
         let child = self.node();
         let edge = number(self.edges.len());
-        let next = self.nodes.get_mut(parent as usize).map_or(NONE, |node| {
-            std::mem::replace(&mut node.first, edge)
-        });
+        let next = self
+            .nodes
+            .get_mut(parent as usize)
+            .map_or(NONE, |node| std::mem::replace(&mut node.first, edge));
         self.edges.push(Edge {
             parent,
             child,
@@ -239,16 +237,14 @@ impl Trie {
     }
 
     fn any_child(&mut self, parent: u32) -> u32 {
-        match self.any(parent) {
-            Some(child) => child,
-            None => {
-                let child = self.node();
-                if let Some(node) = self.nodes.get_mut(parent as usize) {
-                    node.any = child;
-                }
-                child
-            }
+        if let Some(child) = self.any(parent) {
+            return child;
         }
+        let child = self.node();
+        if let Some(node) = self.nodes.get_mut(parent as usize) {
+            node.any = child;
+        }
+        child
     }
 
     fn slot_child(&mut self, parent: u32, slot: u16) -> u32 {

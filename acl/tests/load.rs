@@ -1,9 +1,5 @@
 //! Every mistake in a policy is found when it is loaded, with file, line and remedy.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a failed set-up is a failed test"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::fmt::Write as _;
 
@@ -25,7 +21,11 @@ fn errors(policy: &str) -> Vec<String> {
 
 fn warnings(sources: &Sources) -> Vec<String> {
     let loaded = Policy::load(sources).unwrap();
-    loaded.warnings.iter().map(PolicyWarning::to_string).collect()
+    loaded
+        .warnings
+        .iter()
+        .map(PolicyWarning::to_string)
+        .collect()
 }
 
 const GOOD: &str = "p, role:x, a/#, publish, allow\ng, cert:a, role:x\n";
@@ -34,18 +34,30 @@ const GOOD: &str = "p, role:x, a/#, publish, allow\ng, cert:a, role:x\n";
 fn a_mistake_is_named_with_file_line_and_remedy() {
     for (line, says) in [
         // The effect and the action are exact words.
-        ("p, role:x, a, publish, Deny", "policy.csv:3: the effect `Deny` is neither allow nor deny; write allow or deny, in small letters; did you mean `deny`?"),
+        (
+            "p, role:x, a, publish, Deny",
+            "policy.csv:3: the effect `Deny` is neither allow nor deny; write allow or deny, in small letters; did you mean `deny`?",
+        ),
         ("p, role:x, a, publish, alow", "did you mean `allow`?"),
         ("p, role:x, a, publish, block", "did you mean `deny`?"),
-        ("p, role:x, a, publish, allow # why", "has a comment in it; end the line after `allow`"),
+        (
+            "p, role:x, a, publish, allow # why",
+            "has a comment in it; end the line after `allow`",
+        ),
         ("p, role:x, a, publish,", "the effect `` is neither"),
-        ("p, role:x, a, pubilsh, allow", "policy.csv:3: the action `pubilsh` does not exist; did you mean `publish`?"),
+        (
+            "p, role:x, a, pubilsh, allow",
+            "policy.csv:3: the action `pubilsh` does not exist; did you mean `publish`?",
+        ),
         ("p, role:x, a, Publish, allow", "did you mean `publish`?"),
         ("p, role:x, a, read, allow", "did you mean `subscribe`?"),
         ("p, role:x, a, all, allow", "one line for each action"),
         ("p, role:x, a, frobnicate, allow", "the actions are"),
         // Columns.
-        ("p, role:x, a, publish", "this one has 4; the effect is missing"),
+        (
+            "p, role:x, a, publish",
+            "this one has 4; the effect is missing",
+        ),
         ("p, role:x, a", "this one has 3; write `p, SUBJECT"),
         ("p", "this one has 1"),
         ("p, role:x, a, publish, allow, true", "not supported yet"),
@@ -53,35 +65,68 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
         ("p, \"cert:CN=a, a, publish, allow", "a quote is not closed"),
         ("g, cert:a", "a g line has three columns, this one has 2"),
         ("g, cert:a, role:x, domain", "this one has 4"),
-        ("P, role:x, a, publish, allow", "a line begins with p or g, not with `P`"),
+        (
+            "P, role:x, a, publish, allow",
+            "a line begins with p or g, not with `P`",
+        ),
         ("p2, role:x, a, publish, allow", "not with `p2`"),
         ("g2, cert:a, role:x", "not with `g2`"),
         ("; a comment", "begin comments with #"),
         // Subjects have a kind.
         ("p, x, a, publish, allow", "the subject `x` has no kind"),
         ("p, , a, publish, allow", "the subject `` has no kind"),
-        ("p, anonymus, a, publish, allow", "did you mean `anonymous`?"),
+        (
+            "p, anonymus, a, publish, allow",
+            "did you mean `anonymous`?",
+        ),
         ("p, roel:x, a, publish, allow", "did you mean `role:x`?"),
         ("p, client:x, a, publish, allow", "the kinds are cert, jwt"),
         ("p, cert:, a, publish, allow", "`cert:` has no name"),
         ("g, cert:a, x", "`x` is not a role; write `role:x`"),
-        ("g, cert:a, user:x", "`user:x` is not a role; write `role:x`"),
+        (
+            "g, cert:a, user:x",
+            "`user:x` is not a role; write `role:x`",
+        ),
         ("g, cert:a, role:", "`role:` has no name"),
         ("g, a, role:x", "the subject `a` has no kind"),
         ("g, *, role:x", "`*` cannot be given a role"),
         // Topics.
-        ("p, role:x, a+, publish, allow", "`+` stands for one whole level"),
+        (
+            "p, role:x, a+, publish, allow",
+            "`+` stands for one whole level",
+        ),
         ("p, role:x, #/a, publish, allow", "at the end"),
         ("p, role:x, , publish, allow", "the topic column is empty"),
-        ("p, role:x, a/{nmae}, publish, allow", "`{nmae}` is not a placeholder; did you mean {name}?"),
+        (
+            "p, role:x, a/{nmae}, publish, allow",
+            "`{nmae}` is not a placeholder; did you mean {name}?",
+        ),
         ("p, role:x, a/{name, publish, deny", "stray brace"),
-        ("p, role:x, a/x-{name}, publish, deny", "is not a whole level"),
-        ("p, role:x, $share/g/a, subscribe, allow", "does not take `$share/`"),
-        ("p, role:x, a/b, share, allow", "is a group name, not a filter"),
-        ("p, role:x, $share/g/a, share, allow", "is a group name, not a filter"),
+        (
+            "p, role:x, a/x-{name}, publish, deny",
+            "is not a whole level",
+        ),
+        (
+            "p, role:x, $share/g/a, subscribe, allow",
+            "does not take `$share/`",
+        ),
+        (
+            "p, role:x, a/b, share, allow",
+            "is a group name, not a filter",
+        ),
+        (
+            "p, role:x, $share/g/a, share, allow",
+            "is a group name, not a filter",
+        ),
         // Roles.
-        ("g, role:x, role:x", "roles go round in a circle: role:x -> role:x; remove one"),
-        ("g, role:x, role:y\ng, role:y, role:x", "policy.csv:4: roles go round in a circle: role:x -> role:y -> role:x"),
+        (
+            "g, role:x, role:x",
+            "roles go round in a circle: role:x -> role:x; remove one",
+        ),
+        (
+            "g, role:x, role:y\ng, role:y, role:x",
+            "policy.csv:4: roles go round in a circle: role:x -> role:y -> role:x",
+        ),
     ] {
         let said = errors(&format!("{GOOD}{line}\n"));
         assert!(said.iter().any(|e| e.contains(says)), "{line}: {said:#?}");
@@ -118,7 +163,10 @@ fn a_chain_of_nine_roles_counts_and_one_of_ten_is_an_error() {
     };
     assert_eq!(errors(&chain(9)), Vec::<String>::new());
     let said = errors(&chain(10));
-    assert!(said[0].contains("a chain of 10 roles begins at `cert:a`"), "{said:?}");
+    assert!(
+        said[0].contains("a chain of 10 roles begins at `cert:a`"),
+        "{said:?}"
+    );
     let cycle = chain(9) + "g, role:9, role:1\n";
     assert!(errors(&cycle)[0].contains("in a circle"), "{cycle}");
 }
@@ -141,13 +189,32 @@ fn what_is_probably_not_meant_is_warned_of() {
         ..sources(policy)
     };
     for (line, says) in [
-        ("p, role:x, a/#, publish, allow", "policy.csv:3: the line is there twice; remove it; the first one is policy.csv:1"),
+        (
+            "p, role:x, a/#, publish, allow",
+            "policy.csv:3: the line is there twice; remove it; the first one is policy.csv:1",
+        ),
         ("p,role:x,  a/#,publish,allow", "the line is there twice"),
-        ("p, role:x, {client_id}, publish, allow", "clients choose their client id"),
-        ("p, cert:a, {username}, publish, allow", "only for user: principals"),
+        (
+            "p, role:x, {client_id}, publish, allow",
+            "clients choose their client id",
+        ),
+        (
+            "p, cert:a, {username}, publish, allow",
+            "only for user: principals",
+        ),
+        (
+            "p, cert:a, {cert.san-dn}, publish, allow",
+            "no certificate gives {cert.san-dn}; did you mean `san-dns`?",
+        ),
         ("p, cert:*, a, publish, allow", "is taken literally"),
-        ("p, role:xx, a, publish, allow", "nobody is given `role:xx`; add `g, MEMBER, role:xx`, or remove its lines; did you mean `role:x`?"),
-        ("g, cert:b, role:y", "`role:y` is given, but no p line is about it"),
+        (
+            "p, role:xx, a, publish, allow",
+            "nobody is given `role:xx`; add `g, MEMBER, role:xx`, or remove its lines; did you mean `role:x`?",
+        ),
+        (
+            "g, cert:b, role:y",
+            "`role:y` is given, but no p line is about it",
+        ),
     ] {
         let said = warnings(&loose(&format!("{GOOD}{line}\n")));
         assert!(said.iter().any(|w| w.contains(says)), "{line}: {said:#?}");
@@ -171,7 +238,8 @@ fn the_hash_is_that_of_the_meaning() {
     };
     let base = hash(GOOD);
     assert_eq!(base.len(), 64);
-    let reordered = "# other\ng,cert:a,role:x\r\np,role:x,a/#,publish,allow\r\np,role:x,a/#,publish,allow";
+    let reordered =
+        "# other\ng,cert:a,role:x\r\np,role:x,a/#,publish,allow\r\np,role:x,a/#,publish,allow";
     assert_eq!(hash(reordered), base);
     for other in [
         GOOD.replace("allow", "deny"),
@@ -198,13 +266,20 @@ fn a_policy_may_be_split_over_files_and_directories() {
     let counts = Policy::load(&sources).unwrap().policy.counts();
     assert_eq!((counts.rules, counts.links, counts.files), (2, 1, 3));
 
-    std::fs::write(sub.join("b.csv"), b"g, cert:a, role:x\ng, cert:\xff, role:x\n").unwrap();
+    std::fs::write(
+        sub.join("b.csv"),
+        b"g, cert:a, role:x\ng, cert:\xff, role:x\n",
+    )
+    .unwrap();
     let missing = dir.path().join("missing.csv");
     let errors = Sources::read(Some(&missing), &[one, sub, missing.clone()]).unwrap_err();
     let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert_eq!(said.len(), 3, "{said:?}");
     assert!(said[0].contains("missing.csv: cannot read it"), "{said:?}");
-    assert!(said[1].contains("b.csv:2: the line is not UTF-8"), "{said:?}");
+    assert!(
+        said[1].contains("b.csv:2: the line is not UTF-8"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -218,5 +293,8 @@ fn another_model_is_refused() {
     let allow_override = portcullis_acl::MODEL.replace(" && !some(where (p.eft == deny))", "");
     sources.model = Some(Source::new("model.conf", allow_override));
     let errors = Policy::load(&sources).unwrap_err();
-    assert!(errors[0].to_string().starts_with("model.conf:14: "), "{errors:?}");
+    assert!(
+        errors[0].to_string().starts_with("model.conf:14: "),
+        "{errors:?}"
+    );
 }

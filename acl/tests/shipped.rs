@@ -1,5 +1,4 @@
 //! Every policy that we ship loads, passes its own tests, and lint has nothing to say about it.
-#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +6,9 @@ use portcullis_acl::tools::{expect, lint};
 use portcullis_acl::{DEFAULT_POLICY, DEFAULT_TESTS, MODEL, Policy, Source, Sources};
 
 fn shipped(set: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../policies").join(set)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../policies")
+        .join(set)
 }
 
 #[test]

@@ -272,8 +272,9 @@ impl Store {
     /// Starts a new segment; everything before it is on disk.
     fn rotate(&mut self) -> io::Result<()> {
         let next = Segment::new(&self.dir, self.current.index.saturating_add(1));
-        self.file = open_append(&next.path)?;
+        let file = open_append(&next.path)?;
         File::open(&self.dir)?.sync_all()?;
+        self.file = file;
         let segment = std::mem::replace(&mut self.current, next);
         let first = std::mem::replace(&mut self.current_first, (self.seq + 1, self.last));
         self.old.push_back(Finished { segment, first });

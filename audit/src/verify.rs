@@ -378,8 +378,8 @@ impl<'a> Scan<'a> {
         Ok(Ok(()))
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), &'static str> {
-        let link = chain::unseal(line)?;
+    fn line(&mut self, text: &[u8]) -> Result<(), &'static str> {
+        let link = chain::unseal(text)?;
         match self.last {
             Some(last) if last.seq.checked_add(1) != Some(link.seq) => {
                 return Err("not the number that follows: records are missing, repeated or moved");
@@ -400,7 +400,7 @@ impl<'a> Scan<'a> {
             return Err("not the record that the head states as the last");
         }
         if link.seq > self.head.count {
-            self.beyond_head(line)?;
+            self.beyond_head(text)?;
         }
         self.records += 1;
         self.last = Some(link);

@@ -18,6 +18,7 @@ use portcullis_audit::{
 };
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{Disconnected, Event, Observer};
+use portcullis_core::secret::Secret;
 use portcullis_core::wire::{ReasonCode, Version};
 
 #[test]
@@ -288,6 +289,40 @@ fn equal_refusals_are_ten_records_and_one_summary() {
     assert_eq!(
         (&summaries[0]["count"], &summaries[0]["source"]),
         (&15.into(), &"198.51.100.0/24".into())
+    );
+}
+
+// Rule 10, with a canary: a secret that is formatted by mistake, and the store's own key.
+#[test]
+fn no_secret_reaches_a_file_of_the_store_but_its_key_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::start(settings(dir.path())).unwrap();
+    let password = Secret::new(b"canary-4711");
+    audit.event(
+        &Event::ModuleFailed {
+            module: "auth",
+            reason: &format!("cannot judge {password:?}"),
+        },
+        Now::read(),
+    );
+    audit.stop(Now::read());
+    let key = fs::read_to_string(dir.path().join("audit.key")).unwrap();
+    let key: String = key
+        .lines()
+        .filter(|line| !line.starts_with("---"))
+        .collect();
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.ends_with("audit.key") {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
+        assert!(!text.contains("canary-4711"), "{path:?}");
+        assert!(!text.contains(&key[24..60]), "{path:?}");
+    }
+    assert_eq!(
+        events_named(dir.path(), "module-failed")[0]["reason"],
+        "cannot judge Secret(..)"
     );
 }
 

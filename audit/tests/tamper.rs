@@ -193,6 +193,23 @@ fn a_whole_history_made_with_another_key_is_found_with_the_copy_of_the_key() {
     );
 }
 
+// Hashes need no key: whoever changes a record can link everything after it anew.
+#[test]
+fn a_history_that_is_consistent_in_itself_is_found_by_the_signed_head() {
+    let dir = tempfile::tempdir().unwrap();
+    small_store(dir.path(), 5);
+    let forged = tempfile::tempdir().unwrap();
+    small_store(forged.path(), 5);
+    for name in files(forged.path()) {
+        fs::copy(&name, dir.path().join(name.file_name().unwrap())).unwrap();
+    }
+    let fault = report(dir.path()).fault.unwrap();
+    assert!(
+        fault.reason.contains("the head states as the last"),
+        "{fault}"
+    );
+}
+
 #[test]
 fn a_broken_store_names_the_file_and_the_line() {
     let dir = tempfile::tempdir().unwrap();

@@ -118,6 +118,20 @@ impl Facts {
     }
 }
 
+/// The attributes (`cert.cn`, ...) that the first certificate of a PEM file would bring, for tools
+/// that explain policies. Nothing is validated.
+///
+/// # Errors
+///
+/// A file that cannot be read or holds no certificate.
+pub fn certificate_attributes(path: &std::path::Path) -> Result<Attributes, crate::Error> {
+    let chain = crate::trust::certificates(path, 1 << 20)?;
+    let leaf = chain.first().map_or(&[][..], |leaf| leaf.as_ref());
+    Facts::read(leaf, CertificateName::Cn)
+        .map(|facts| facts.attributes)
+        .map_err(|why| crate::Error::file(path, why, "use a PEM certificate"))
+}
+
 fn name(
     certificate: &X509Certificate<'_>,
     fingerprint: &[u8; 32],

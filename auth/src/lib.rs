@@ -40,7 +40,7 @@ pub mod tls;
 mod token;
 mod trust;
 
-pub use certificate::CertificateName;
+pub use certificate::{CertificateName, certificate_attributes};
 pub use desk::{Desk, Reloaded};
 pub use error::Error;
 pub use settings::{IssuerSettings, KeySource, Method, Settings};

@@ -18,6 +18,7 @@ use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+use x509_parser::time::ASN1Time;
 
 use crate::crl::{IssuerId, Lists, Role};
 use crate::der::{hex, is_signed_by, serial, sha256, time};
@@ -407,13 +408,31 @@ fn check_strength(certificate: &X509Certificate<'_>) -> Result<(), String> {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the library's list is open; whatever it says is a refusal with its own words"
+)]
 fn explain(error: &webpki::Error, leaf: &X509Certificate<'_>) -> String {
     let subject = leaf.subject().to_string();
-    if matches!(error, webpki::Error::UnknownIssuer) {
-        return format!(
+    let date = |time: &UnixTime| {
+        i64::try_from(time.as_secs())
+            .ok()
+            .and_then(|seconds| ASN1Time::from_timestamp(seconds).ok())
+            .map_or_else(String::new, |time| time.to_string())
+    };
+    match error {
+        webpki::Error::UnknownIssuer => format!(
             "no configured client CA issued the certificate of {subject:?} (issuer {:?})",
             leaf.issuer().to_string()
-        );
+        ),
+        webpki::Error::CertExpired { not_after, .. } => format!(
+            "the certificate of {subject:?}, or a CA on its path, expired on {}",
+            date(not_after)
+        ),
+        webpki::Error::CertNotValidYet { not_before, .. } => format!(
+            "the certificate of {subject:?}, or a CA on its path, is not valid before {}",
+            date(not_before)
+        ),
+        other => format!("the certificate of {subject:?} is not valid: {other}"),
     }
-    format!("the certificate of {subject:?} is not valid: {error}")
 }

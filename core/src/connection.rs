@@ -194,7 +194,9 @@ impl Connection {
         let metrics = &self.engine.metrics;
         metrics.packets_received.add(u64::from(self.facts.packets));
         metrics.bytes_received.add(self.facts.bytes);
-        metrics.messages_received.add(u64::from(self.facts.publishes));
+        metrics
+            .messages_received
+            .add(u64::from(self.facts.publishes));
     }
 
     fn handle(
@@ -317,9 +319,7 @@ impl Connection {
                 Ok((publication, slot)) => {
                     return Ok(Ok(engine.publish(&publication, &mut slot.matched, routing)));
                 }
-                Err((action, denial)) => {
-                    (action, guard.rights().describe(denial, &engine.modules))
-                }
+                Err((action, denial)) => (action, guard.rights().describe(denial, &engine.modules)),
             },
         };
         Ok(Err(Refused {
@@ -410,7 +410,14 @@ impl Connection {
         waker: &Waker,
     ) {
         if self.acks.is_empty() && tickets.is_empty() {
-            wire::ack(&mut self.replies, self.terms.version, kind, id, reason, None);
+            wire::ack(
+                &mut self.replies,
+                self.terms.version,
+                kind,
+                id,
+                reason,
+                None,
+            );
             return;
         }
         for ticket in &tickets {
@@ -450,7 +457,14 @@ impl Connection {
                 ack.reason = ReasonCode::UnspecifiedError;
             }
             let version = self.terms.version;
-            wire::ack(&mut self.replies, version, ack.kind, ack.id, ack.reason, None);
+            wire::ack(
+                &mut self.replies,
+                version,
+                ack.kind,
+                ack.id,
+                ack.reason,
+                None,
+            );
             self.held_bytes -= ack.weight;
             self.acks.pop_front();
         }
@@ -482,7 +496,14 @@ impl Connection {
             ReasonCode::PacketIdentifierNotFound
         };
         let version = self.terms.version;
-        wire::ack(&mut self.replies, version, AckKind::PubComp, ack.id, reason, None);
+        wire::ack(
+            &mut self.replies,
+            version,
+            AckKind::PubComp,
+            ack.id,
+            reason,
+            None,
+        );
     }
 
     fn subscribe(
@@ -550,8 +571,8 @@ impl Connection {
 
     fn auth(&mut self, auth: &Auth<'_>) -> Result<(), End> {
         // [MQTT-4.12.1-1]: the method of CONNECT, and none where it had none.
-        let same = self.terms.auth_method.is_some()
-            && self.terms.auth_method.as_deref() == auth.method;
+        let same =
+            self.terms.auth_method.is_some() && self.terms.auth_method.as_deref() == auth.method;
         if !same || self.auth_step.is_some() {
             return Err(End::server(
                 ReasonCode::ProtocolError,
@@ -571,8 +592,7 @@ impl Connection {
         data: Option<&[u8]>,
         now: Now,
     ) {
-        self.engine
-            .renew(&self.attached, Arc::clone(&subject), now);
+        self.engine.renew(&self.attached, Arc::clone(&subject), now);
         self.guard = Inbound::new(subject, &self.engine.modules);
         self.terms.until = until;
         self.send_auth(ReasonCode::Success, data);

@@ -59,7 +59,10 @@ pub fn framing(input: &[u8], max_packet_size: u32) {
         Ok(Some(frame)) => {
             assert!(frame.size <= limit && frame.size <= input.len());
             assert!((2..=5).contains(&(frame.size - frame.body.len())));
-            assert_eq!(input.get(frame.size - frame.body.len()..frame.size), Some(frame.body));
+            assert_eq!(
+                input.get(frame.size - frame.body.len()..frame.size),
+                Some(frame.body)
+            );
         }
         Ok(None) => assert!(input.len() < limit.max(2), "undecided beyond the limit"),
         Err(error) => assert!(error.reason().is_error()),
@@ -223,7 +226,12 @@ pub fn topic_filter(input: &[u8]) {
         }
         None => assert_eq!(filter.as_str(), plain),
     }
-    assert_eq!(TopicFilter::new(plain, limits).map(TopicFilter::filter), Ok(plain));
+    // `$share/g/$share/h/x` is a shared filter for topics that begin with `$share`: the inner one
+    // must not be parsed again.
+    if !plain.starts_with("$share") {
+        let again = TopicFilter::new(plain, limits);
+        assert_eq!(again.map(TopicFilter::filter), Ok(plain));
+    }
     if let Ok(name) = name {
         let pattern: Vec<&str> = plain.split('/').collect();
         let levels: Vec<&str> = name.split('/').collect();

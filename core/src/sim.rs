@@ -29,8 +29,8 @@ use crate::settings::Settings;
 use crate::topic::{TopicFilter, TopicName, matches};
 use crate::wire::{
     Ack, Delivery, Disconnect, Limits, MessageProperties, Packet, Publish, QoS, ReasonCode,
-    ServerPacket, Subscribe, SubscribeOptions, Unsubscribe, UserProperties, Version,
-    decode_server, encode_client, split_frame,
+    ServerPacket, Subscribe, SubscribeOptions, Unsubscribe, UserProperties, Version, decode_server,
+    encode_client, split_frame,
 };
 
 /// A policy of plain lines: who (`*` for everybody), action (`None` for share), filter or group,
@@ -115,7 +115,9 @@ impl Grants for Rows {
     }
 
     fn share(&self, group: &str) -> Decision {
-        self.verdict(|line| line.action.is_none() && (line.filter.is_empty() || line.filter == group))
+        self.verdict(|line| {
+            line.action.is_none() && (line.filter.is_empty() || line.filter == group)
+        })
     }
 
     /// Coarse on purpose: the exact algebra is `acl`'s. Equal or `#` covers; anything else that
@@ -177,7 +179,12 @@ impl Authenticator for Register {
     }
 
     fn standing(&self, credential: &Credential, _: Use) -> Standing {
-        if self.revoked.lock().iter().any(|name| **name == *credential.reference) {
+        if self
+            .revoked
+            .lock()
+            .iter()
+            .any(|name| **name == *credential.reference)
+        {
             Standing::Revoked("revoked".to_owned())
         } else {
             Standing::Good
@@ -221,7 +228,11 @@ impl Admission for Register {
     }
 
     fn in_good_standing(&self, author: &Snapshot, _: Now) -> bool {
-        !self.banned.lock().iter().any(|name| *name == author.principal().as_str())
+        !self
+            .banned
+            .lock()
+            .iter()
+            .any(|name| *name == author.principal().as_str())
     }
 
     fn generation(&self) -> u64 {
@@ -615,7 +626,10 @@ impl Client {
     }
 
     pub(crate) fn retain(&mut self, world: &World, topic: &str, payload: &str) {
-        self.send(world, &[publish(topic, payload, Delivery::AtMostOnce, true)]);
+        self.send(
+            world,
+            &[publish(topic, payload, Delivery::AtMostOnce, true)],
+        );
     }
 }
 
@@ -703,12 +717,14 @@ fn parse(mut bytes: &[u8], version: Version) -> Vec<Got> {
             ServerPacket::PubRec(ack) => Got::PubRec(ack.id.get(), ack.reason),
             ServerPacket::PubRel(ack) => Got::PubRel(ack.id.get(), ack.reason),
             ServerPacket::PubComp(ack) => Got::PubComp(ack.id.get(), ack.reason),
-            ServerPacket::SubAck(ack) => {
-                Got::SubAck(ack.id.get(), ack.codes.iter().map(|code| *code as u8).collect())
-            }
-            ServerPacket::UnsubAck(ack) => {
-                Got::UnsubAck(ack.id.get(), ack.codes.iter().map(|code| *code as u8).collect())
-            }
+            ServerPacket::SubAck(ack) => Got::SubAck(
+                ack.id.get(),
+                ack.codes.iter().map(|code| *code as u8).collect(),
+            ),
+            ServerPacket::UnsubAck(ack) => Got::UnsubAck(
+                ack.id.get(),
+                ack.codes.iter().map(|code| *code as u8).collect(),
+            ),
             ServerPacket::PingResp => Got::Pong,
             ServerPacket::Disconnect(disconnect) => Got::Bye(disconnect.reason),
             other => panic!("unexpected {other:?}"),

@@ -1,7 +1,5 @@
 //! Where packets begin and end, and what is refused before a body arrives.
 
-#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
-
 use portcullis_core::fuzzing::framing;
 use portcullis_core::wire::{DecodeError, MAX_PACKET_SIZE, split_frame};
 use proptest::prelude::*;
@@ -65,8 +63,14 @@ fn a_packet_that_is_too_large_is_refused_from_its_header() {
     assert_eq!(split_frame(b"\x30\x08", 10), Ok(None));
     assert_eq!(split_frame(b"\x30\x09", 10), too_large(11, 10));
     assert_eq!(split_frame(b"\x30\x80\x01", 130), too_large(131, 130));
-    assert_eq!(split_frame(b"\x10\xff\xff\xff\x7f", 1 << 16), too_large(MAX_PACKET_SIZE, 1 << 16));
-    assert_eq!(split_frame(b"\x10\xff\xff\xff\x7f", MAX_PACKET_SIZE), Ok(None));
+    assert_eq!(
+        split_frame(b"\x10\xff\xff\xff\x7f", 1 << 16),
+        too_large(MAX_PACKET_SIZE, 1 << 16)
+    );
+    assert_eq!(
+        split_frame(b"\x10\xff\xff\xff\x7f", MAX_PACKET_SIZE),
+        Ok(None)
+    );
     assert_eq!(split_frame(b"\xc0\x00", 0), too_large(2, 0));
 }
 
@@ -78,9 +82,16 @@ fn a_cut_at_every_length_asks_for_more() {
         b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01c",
     ] {
         for cut in 0..packet.len() {
-            assert_eq!(split_frame(&packet[..cut], 100), Ok(None), "{cut} of {packet:02x?}");
+            assert_eq!(
+                split_frame(&packet[..cut], 100),
+                Ok(None),
+                "{cut} of {packet:02x?}"
+            );
         }
-        assert_eq!(split_frame(packet, 100).unwrap().unwrap().size, packet.len());
+        assert_eq!(
+            split_frame(packet, 100).unwrap().unwrap().size,
+            packet.len()
+        );
     }
 }
 

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 #[test]
 fn the_corpora_of_the_fuzz_targets_keep_their_promises() {
     let corpus = |target: &str, property: &dyn Fn(&[u8])| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fuzz/corpus")
+            .join(target);
         let mut inputs = 0;
         for entry in std::fs::read_dir(&folder).unwrap() {
             property(&std::fs::read(entry.unwrap().path()).unwrap());
@@ -35,9 +37,8 @@ fn packets() -> impl Strategy<Value = Vec<u8>> {
     ]);
     // Small numbers are lengths and property identifiers.
     let byte = prop_oneof![3 => 0_u8..4, 2 => 0_u8..0x2b, 1 => any::<u8>()];
-    (firsts, prop::collection::vec(byte, 0..60)).prop_map(|(first, body)| {
-        [&[first, u8::try_from(body.len()).unwrap()], &*body].concat()
-    })
+    (firsts, prop::collection::vec(byte, 0..60))
+        .prop_map(|(first, body)| [&[first, u8::try_from(body.len()).unwrap()], &*body].concat())
 }
 
 proptest! {

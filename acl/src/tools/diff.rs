@@ -99,12 +99,12 @@ impl<'a> Side<'a> {
             }
         }
         reached.sort_unstable();
-        let mut roles: Vec<&str> = reached
+        let mut others: Vec<&str> = reached
             .iter()
             .map(|subject| policy.subjects.name(*subject))
-            .filter(|role| *role != name)
+            .filter(|other| *other != name)
             .collect();
-        roles.sort_unstable();
+        others.sort_unstable();
         let rules: Vec<(u32, &PolicyRule)> = reached
             .iter()
             .flat_map(|subject| policy.own_rules(*subject))
@@ -113,7 +113,7 @@ impl<'a> Side<'a> {
         Self {
             policy,
             own: start.is_some_and(|subject| !policy.own_rules(subject).is_empty()),
-            roles,
+            roles: others,
             trie: Trie::new(rules.iter().copied()),
             rules,
             values: symbolic(&policy.slots),
@@ -156,7 +156,10 @@ fn topics(
         values,
         asked,
     };
-    let answer = ask(pattern, &[view(&old, &before.values), view(&new, &after.values)]);
+    let answer = ask(
+        pattern,
+        &[view(&old, &before.values), view(&new, &after.values)],
+    );
     let [_, only_old, only_new, _] = answer.examples;
     let example = match kind {
         Kind::Gains => only_new,

@@ -130,12 +130,20 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}: {} tests", self.suite, self.cases.len())?;
         for case in &self.cases {
-            let answer = if case.failures.is_empty() { "ok" } else { "FAILED" };
+            let answer = if case.failures.is_empty() {
+                "ok"
+            } else {
+                "FAILED"
+            };
             writeln!(f, "test {} ... {answer}", case.name)?;
         }
         for case in &self.cases {
             for failure in &case.failures {
-                writeln!(f, "\n---- {} ----\n{}: {}", case.name, failure.place, failure.message)?;
+                writeln!(
+                    f,
+                    "\n---- {} ----\n{}: {}",
+                    case.name, failure.place, failure.message
+                )?;
             }
         }
         let failed = self.cases.iter().filter(|c| !c.failures.is_empty()).count();
@@ -164,8 +172,8 @@ pub fn run(path: &Path) -> Report {
     let base = path.parent().unwrap_or(Path::new(""));
     let policies: Vec<PathBuf> = file.policy.iter().map(|path| base.join(path)).collect();
     let model = file.model.as_ref().map(|path| base.join(path));
-    let loaded = Sources::read(model.as_deref(), &policies)
-        .and_then(|sources| Policy::load(&sources));
+    let loaded =
+        Sources::read(model.as_deref(), &policies).and_then(|sources| Policy::load(&sources));
     match loaded {
         Ok(loaded) => judge(&suite, &text, &file, &loaded.policy),
         Err(errors) => Report::broken(&suite, errors.iter().map(ToString::to_string)),
@@ -204,7 +212,10 @@ fn judge(suite: &str, text: &str, file: &File, policy: &Policy) -> Report {
         };
         let expectations = expectations(test);
         if expectations.is_empty() {
-            fail(test.principal.span().start, "the test expects nothing".into());
+            fail(
+                test.principal.span().start,
+                "the test expects nothing".into(),
+            );
         }
         match who(test).snapshot() {
             Err(error) => fail(test.principal.span().start, error),
@@ -308,7 +319,7 @@ fn line(text: &str, offset: usize) -> usize {
     before.filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Reports as JUnit XML, for CI.
+/// Reports as `JUnit` XML, for CI.
 #[must_use]
 pub fn junit(reports: &[Report]) -> String {
     let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n");

@@ -156,8 +156,7 @@ fn concrete(
             .push(format!("remove or narrow {}", places(Effect::Deny)));
     }
     if allow.is_none() {
-        out.change
-            .extend(missing(policy, who, act, topic, rules));
+        out.change.extend(missing(policy, who, act, topic, rules));
     }
 }
 
@@ -210,7 +209,9 @@ fn missing(
     let principal = who.principal();
     ways.push(format!("add `p, {principal}, {topic}, {act}, allow`"));
     if topic.starts_with('$') && act != Act::Share {
-        ways.push("patterns that begin with a wildcard do not touch topics that begin with `$`".into());
+        ways.push(
+            "patterns that begin with a wildcard do not touch topics that begin with `$`".into(),
+        );
     }
     ways
 }
@@ -260,10 +261,13 @@ fn subscription(
         let principal = who.principal();
         out.change.push(match answer.cut {
             Some(cut) => format!("{no} is denied: remove or narrow {}", policy.describe(cut)),
-            None => format!("{no} is not allowed: add `p, {principal}, {filter}, subscribe, allow`"),
+            None => {
+                format!("{no} is not allowed: add `p, {principal}, {filter}, subscribe, allow`")
+            }
         });
         if let Some(yes) = yes {
-            out.change.push(format!("or subscribe to what is allowed, such as {yes}"));
+            out.change
+                .push(format!("or subscribe to what is allowed, such as {yes}"));
         }
     }
 }

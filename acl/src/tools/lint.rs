@@ -84,7 +84,10 @@ impl<'a> Subject<'a> {
     fn taken_back(&self, all: &Trie, asked: Asked, filter: &str) -> Option<(String, String)> {
         match self.cover(all, asked, filter) {
             Cover::Nothing(Some(deny)) => Some((
-                format!("the line has no effect: {} denies it all", self.policy.describe(deny)),
+                format!(
+                    "the line has no effect: {} denies it all",
+                    self.policy.describe(deny)
+                ),
                 "remove one of the two, or narrow the deny".into(),
             )),
             Cover::Nothing(None) | Cover::Full | Cover::Partial(_) => None,
@@ -116,12 +119,7 @@ impl<'a> Subject<'a> {
         })
     }
 
-    fn unpublished(
-        &self,
-        all: &Trie,
-        rule: &PolicyRule,
-        filter: &str,
-    ) -> Option<(String, String)> {
+    fn unpublished(&self, all: &Trie, rule: &PolicyRule, filter: &str) -> Option<(String, String)> {
         let extra = matches!(rule.act, Act::Retain | Act::Will);
         // Others may bring the right to publish: a role above, or the client's own lines.
         let alone = self.name.starts_with("role:") || self.name == "*";
@@ -130,8 +128,14 @@ impl<'a> Subject<'a> {
         }
         match self.cover(all, Asked::Publish, filter) {
             Cover::Nothing(_) => Some((
-                format!("{} is asked in addition to publish, which is not allowed here", rule.act),
-                format!("check that a role gives it, or add `p, {}, {filter}, publish, allow`", self.name),
+                format!(
+                    "{} is asked in addition to publish, which is not allowed here",
+                    rule.act
+                ),
+                format!(
+                    "check that a role gives it, or add `p, {}, {filter}, publish, allow`",
+                    self.name
+                ),
             )),
             Cover::Full | Cover::Partial(_) => None,
         }

@@ -127,8 +127,13 @@ impl Bus for Native {
         let retained = self.retained.read();
         let mut page = RetainedPage::default();
         let Some(wildcard) = filter.find(['+', '#']) else {
-            page.messages
-                .extend(retained.by_topic.get(filter).filter(|m| live(m, now)).cloned());
+            page.messages.extend(
+                retained
+                    .by_topic
+                    .get(filter)
+                    .filter(|m| live(m, now))
+                    .cloned(),
+            );
             return page;
         };
         // `a/#` matches `a` as well, so the slash does not belong to the prefix.
@@ -161,9 +166,7 @@ impl Bus for Native {
     fn tend(&self, now: Now) {
         let mut place = self.tended.lock();
         let mut retained = self.retained.write();
-        let start = place
-            .as_deref()
-            .map_or(Bound::Unbounded, Bound::Excluded);
+        let start = place.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut last = None;
         let mut gone = Vec::new();
         for (topic, message) in retained

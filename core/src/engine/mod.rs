@@ -140,7 +140,8 @@ impl<'e> Routing<'e> {
     }
 
     fn is_origin(&self, session: &Session) -> bool {
-        self.origin.is_some_and(|origin| std::ptr::eq(origin, session))
+        self.origin
+            .is_some_and(|origin| std::ptr::eq(origin, session))
     }
 
     fn bound(&self) -> Bound {
@@ -204,7 +205,11 @@ impl<'e> Routing<'e> {
 
     fn retained(&self, filter: &str, after: Option<&str>) -> RetainedPage {
         TopicFilter::new(filter, self.settings.mqtt.topic)
-            .map(|filter| self.engine.bus.retained(filter, after, RETAINED_STEP, self.now))
+            .map(|filter| {
+                self.engine
+                    .bus
+                    .retained(filter, after, RETAINED_STEP, self.now)
+            })
             .unwrap_or_default()
     }
 }
@@ -334,13 +339,7 @@ impl Engine {
 
     /// Ends a connection of a session. `will`: it is to be published. `expiry`: the client's last
     /// word on how long the session lives, seconds.
-    pub(crate) fn detach(
-        &self,
-        attached: &Attached,
-        will: bool,
-        expiry: Option<u32>,
-        now: Now,
-    ) {
+    pub(crate) fn detach(&self, attached: &Attached, will: bool, expiry: Option<u32>, now: Now) {
         self.metrics.clients.sub(1);
         let mut routing = self.routing(None, now);
         let mut fired = None;
@@ -440,7 +439,10 @@ impl Engine {
         if published.reason.is_error() || !self.bus.keeps().local {
             return published;
         }
-        if known.as_ref().is_none_or(|known| !self.tree.is_current(known)) {
+        if known
+            .as_ref()
+            .is_none_or(|known| !self.tree.is_current(known))
+        {
             let (matched, worth_keeping) = self.tree.lookup(publication.topic);
             if !worth_keeping {
                 *known = None;
@@ -812,7 +814,11 @@ impl Engine {
                                     Some(group) => format!("$share/{}/{text}", group.name),
                                     None => text,
                                 };
-                                (whole, known.options.qos, known.cover == session::Covered::Suspended)
+                                (
+                                    whole,
+                                    known.options.qos,
+                                    known.cover == session::Covered::Suspended,
+                                )
                             })
                             .collect()
                     },
@@ -879,11 +885,7 @@ pub(crate) struct SessionView<'a> {
     pub(crate) client_id: &'a str,
     pub(crate) owner: &'a Principal,
     pub(crate) who: &'a Snapshot,
-    pub(crate) connected: Option<(
-        Option<std::net::SocketAddr>,
-        crate::wire::Version,
-        Instant,
-    )>,
+    pub(crate) connected: Option<(Option<std::net::SocketAddr>, crate::wire::Version, Instant)>,
     pub(crate) subscriptions: usize,
     pub(crate) queued: usize,
     pub(crate) in_flight: usize,

@@ -186,10 +186,7 @@ pub(crate) struct NewLink {
 pub(crate) enum Taken {
     /// Go on; `sent` messages are in the output. `stalled` is since when publishers have waited
     /// for this client without its making progress.
-    Output {
-        sent: u64,
-        stalled: Option<Instant>,
-    },
+    Output { sent: u64, stalled: Option<Instant> },
     /// The connection must end.
     Close(Close),
 }
@@ -362,7 +359,8 @@ impl State {
             if !resumable || self.ended || delivery.qos == QoS::AtMostOnce {
                 return Delivered::Not;
             }
-            self.queue.push(Queued::of(delivery, store()), None, routing.metrics());
+            self.queue
+                .push(Queued::of(delivery, store()), None, routing.metrics());
             let dropped = self.queue.trim(bound, routing.metrics());
             routing.queue_dropped(self.subject.snapshot(), dropped);
             return Delivered::Taken;
@@ -379,7 +377,8 @@ impl State {
                 routing.metrics().dropped_qos0.inc();
                 return Delivered::Not;
             }
-            self.queue.push(Queued::of(delivery, message), None, routing.metrics());
+            self.queue
+                .push(Queued::of(delivery, message), None, routing.metrics());
             return Delivered::Taken;
         }
         if open
@@ -388,7 +387,8 @@ impl State {
         {
             if link.send(delivery, Some((id, false)), false, routing) {
                 let kept = resumable.then(|| Kept::of(delivery, store()));
-                self.inflight.push_back(InFlight::new(id, delivery.qos, kept));
+                self.inflight
+                    .push_back(InFlight::new(id, delivery.qos, kept));
                 link.wake(routing);
             }
             return Delivered::Taken;
@@ -406,7 +406,8 @@ impl State {
             // So that the connection looks at its clock: without progress it will be ended.
             link.wake(routing);
         }
-        self.queue.push(Queued::of(delivery, message), hold, routing.metrics());
+        self.queue
+            .push(Queued::of(delivery, message), hold, routing.metrics());
         Delivered::Taken
     }
 
@@ -589,7 +590,9 @@ impl State {
             waker: None,
             // The driver takes once before it sleeps.
             awake: true,
-            window: new.receive_maximum.map_or(WINDOW, |max| max.get().min(WINDOW)),
+            window: new
+                .receive_maximum
+                .map_or(WINDOW, |max| max.get().min(WINDOW)),
             max_packet: new.max_packet.map_or(usize::MAX, |max| max.get() as usize),
             progress: now,
             close: None,
@@ -672,7 +675,11 @@ impl State {
         link.usual = link.output.len().clamp(256, 64 << 10);
         std::mem::swap(into, &mut link.output);
         link.awake = false;
-        if link.waker.as_ref().is_none_or(|known| !known.will_wake(waker)) {
+        if link
+            .waker
+            .as_ref()
+            .is_none_or(|known| !known.will_wake(waker))
+        {
             link.waker = Some(waker.clone());
         }
         Taken::Output {

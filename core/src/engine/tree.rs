@@ -361,7 +361,12 @@ impl Body {
         hasher.hash_one((parent, level))
     }
 
-    fn literal(&self, hasher: &foldhash::fast::RandomState, parent: u32, level: &str) -> Option<u32> {
+    fn literal(
+        &self,
+        hasher: &foldhash::fast::RandomState,
+        parent: u32,
+        level: &str,
+    ) -> Option<u32> {
         self.children
             .find(Self::hash(hasher, parent, level), |child| {
                 self.nodes
@@ -381,7 +386,12 @@ impl Body {
     }
 
     /// Adds a child; `None` only if there were more than 2^32 nodes.
-    fn grow(&mut self, hasher: &foldhash::fast::RandomState, parent: u32, level: &str) -> Option<u32> {
+    fn grow(
+        &mut self,
+        hasher: &foldhash::fast::RandomState,
+        parent: u32,
+        level: &str,
+    ) -> Option<u32> {
         let number = u32::try_from(self.nodes.vacant_key()).ok()?;
         let above = self.nodes.get_mut(parent as usize)?;
         match level {

@@ -212,7 +212,11 @@ impl<'a> Source<'a> {
         match self.choices.byte() % 11 {
             0 => ServerPacket::ConnAck(Box::new(self.connack(version))),
             1 => {
-                let ids = if version.is_v5() { self.choices.byte() % 4 } else { 0 };
+                let ids = if version.is_v5() {
+                    self.choices.byte() % 4
+                } else {
+                    0
+                };
                 let ids = (0..ids).map(|_| self.subscription_id()).collect();
                 ServerPacket::Publish(self.publish(version), ids)
             }
@@ -222,8 +226,15 @@ impl<'a> Source<'a> {
             5 => ServerPacket::PubComp(ack(self, ReasonCode::PacketIdentifierNotFound)),
             6 => ServerPacket::SubAck(self.suback(version)),
             7 => {
-                let codes = if version.is_v5() { 1 + self.choices.byte() % 3 } else { 0 };
-                let others = [ReasonCode::NoSubscriptionExisted, ReasonCode::TopicFilterInvalid];
+                let codes = if version.is_v5() {
+                    1 + self.choices.byte() % 3
+                } else {
+                    0
+                };
+                let others = [
+                    ReasonCode::NoSubscriptionExisted,
+                    ReasonCode::TopicFilterInvalid,
+                ];
                 let code = |_| self.one_of(ReasonCode::Success, &others);
                 ServerPacket::UnsubAck(SubAck {
                     codes: (0..codes).map(code).collect(),
@@ -267,7 +278,9 @@ impl<'a> Source<'a> {
                 properties: source.message_properties(version),
             }),
             username,
-            password: self.maybe(Self::secret).filter(|_| v5 || username.is_some()),
+            password: self
+                .maybe(Self::secret)
+                .filter(|_| v5 || username.is_some()),
             session_expiry: self.maybe(Self::u32).filter(|_| v5),
             receive_maximum: self.maybe(Self::nonzero_u16).filter(|_| v5),
             max_packet_size: self.maybe(Self::nonzero_u32).filter(|_| v5),
@@ -295,7 +308,11 @@ impl<'a> Source<'a> {
         let v5 = version.is_v5();
         Ack {
             id: self.nonzero_u16(),
-            reason: if v5 && self.flag() { failure } else { ReasonCode::Success },
+            reason: if v5 && self.flag() {
+                failure
+            } else {
+                ReasonCode::Success
+            },
             reason_string: self.maybe(Self::text).filter(|_| v5),
             user: self.user(version),
         }
@@ -321,7 +338,9 @@ impl<'a> Source<'a> {
         Subscribe {
             id: self.nonzero_u16(),
             subscription_id: self.maybe(Self::subscription_id).filter(|_| v5),
-            filters: (0..=self.choices.byte() % 3).map(|_| filter(self)).collect(),
+            filters: (0..=self.choices.byte() % 3)
+                .map(|_| filter(self))
+                .collect(),
             user: self.user(version),
         }
     }

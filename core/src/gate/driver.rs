@@ -39,7 +39,12 @@ pub(super) trait Renew: Send {
     fn judge(&mut self, data: Vec<u8>) -> BoxFuture<'static, Outcome>;
 
     /// Does what the answer says.
-    fn settle(&mut self, connection: &mut Connection, outcome: Outcome, now: Now) -> Result<(), End>;
+    fn settle(
+        &mut self,
+        connection: &mut Connection,
+        outcome: Outcome,
+        now: Now,
+    ) -> Result<(), End>;
 }
 
 pub(super) struct Driver {

@@ -295,7 +295,9 @@ impl Handshake<'_> {
             return Err((
                 ReasonCode::ClientIdentifierNotValid,
                 "client-id",
-                format!("the client id is longer than {CLIENT_ID_MAX} bytes or has a control character"),
+                format!(
+                    "the client id is longer than {CLIENT_ID_MAX} bytes or has a control character"
+                ),
             ));
         }
         if let Some(will) = &connect.will
@@ -308,7 +310,10 @@ impl Handshake<'_> {
             ));
         }
         let claimed = connect.username.or_else(|| (!id.is_empty()).then_some(id));
-        match engine.modules.attempt(&self.arrival(), claimed, Now::read()) {
+        match engine
+            .modules
+            .attempt(&self.arrival(), claimed, Now::read())
+        {
             Verdict::Admit => Ok(()),
             Verdict::Slow(wait) => {
                 sleep(wait).await;
@@ -389,9 +394,7 @@ impl Handshake<'_> {
             .flatten()
             .and_then(|frame| decode(frame, connect.version, &limits).ok());
         match answer {
-            Some(Packet::Auth(auth))
-                if auth.method == Some(method) && auth.reason == code =>
-            {
+            Some(Packet::Auth(auth)) if auth.method == Some(method) && auth.reason == code => {
                 Ok(auth
                     .data
                     .map(|data| data.0.expose().to_vec())
@@ -412,9 +415,7 @@ impl Handshake<'_> {
             RefusalKind::BadCredential => {
                 engine.metrics.refused_credentials.inc();
                 let claimed = refusal.claimed.as_ref();
-                engine
-                    .modules
-                    .failed(&self.arrival(), claimed, Now::read());
+                engine.modules.failed(&self.arrival(), claimed, Now::read());
                 ReasonCode::BadUserNameOrPassword
             }
             RefusalKind::BadMethod => {
@@ -447,8 +448,12 @@ impl Handshake<'_> {
             lease,
             data,
         } = accepted;
-        let client_id = client_id(connect.client_id, identity.principal.name(), settings.client_id)
-            .map_err(|reason| (ReasonCode::NotAuthorized, "client-id", reason))?;
+        let client_id = client_id(
+            connect.client_id,
+            identity.principal.name(),
+            settings.client_id,
+        )
+        .map_err(|reason| (ReasonCode::NotAuthorized, "client-id", reason))?;
         let snapshot = Snapshot {
             identity,
             credential: lease.credential,
@@ -510,7 +515,14 @@ impl Handshake<'_> {
             session_present: attached.session_present,
         };
         engine.modules.observe(&event, now);
-        let greeting = greeting(connect, settings, &attached, &client_id, (asked, expiry), data.as_deref());
+        let greeting = greeting(
+            connect,
+            settings,
+            &attached,
+            &client_id,
+            (asked, expiry),
+            data.as_deref(),
+        );
         let renewal = connect.auth_method.map(|method| {
             let renewal = Renewal {
                 gate: RenewalFacts {
@@ -702,7 +714,12 @@ impl Renew for Renewal {
         })
     }
 
-    fn settle(&mut self, connection: &mut Connection, outcome: Outcome, now: Now) -> Result<(), End> {
+    fn settle(
+        &mut self,
+        connection: &mut Connection,
+        outcome: Outcome,
+        now: Now,
+    ) -> Result<(), End> {
         let end = |reason: String| {
             End::Server(Close {
                 code: ReasonCode::NotAuthorized,
@@ -727,7 +744,12 @@ impl Renew for Renewal {
                 };
                 self.subject = Subject::new(snapshot, &self.gate.engine.modules);
                 let until: Option<SystemTime> = accepted.lease.until;
-                connection.renew(Arc::clone(&self.subject), until, accepted.data.as_deref(), now);
+                connection.renew(
+                    Arc::clone(&self.subject),
+                    until,
+                    accepted.data.as_deref(),
+                    now,
+                );
                 self.step = 0;
                 self.exchange = self.exchange.wrapping_add(1 << 32);
                 Ok(())

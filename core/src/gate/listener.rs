@@ -85,7 +85,11 @@ pub(crate) fn bind(listener: &Listener) -> io::Result<Bound> {
             socket.listen(BACKLOG)?;
             let socket = TcpListener::from_std(socket.into())?;
             let address = socket.local_addr()?;
-            (Socketed::Tcp(socket), Some(address), address.ip().is_loopback())
+            (
+                Socketed::Tcp(socket),
+                Some(address),
+                address.ip().is_loopback(),
+            )
         }
         Endpoint::Unix(path) => {
             // A socket that a killed broker left behind; anything else is in the way.

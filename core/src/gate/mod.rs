@@ -9,8 +9,8 @@ mod handshake;
 mod listener;
 mod stream;
 
-pub use listener::{Endpoint, Listener};
 pub(crate) use listener::{Bound, Shared, bind};
+pub use listener::{Endpoint, Listener};
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -110,7 +110,11 @@ impl Rights {
 
     /// How much of a filter may be received. Two authorizers that each cover a part are read as a
     /// part: every delivery is then checked by both.
-    pub(crate) fn cover(&self, filter: TopicFilter<'_>, modules: &Modules) -> (Cover, Option<usize>) {
+    pub(crate) fn cover(
+        &self,
+        filter: TopicFilter<'_>,
+        modules: &Modules,
+    ) -> (Cover, Option<usize>) {
         let answers: Option<SmallVec<[Cover; 1]>> = self
             .grants
             .iter()

@@ -39,9 +39,9 @@ impl Modules {
             .authenticators
             .iter()
             .fold(0u64, |sum, module| sum.wrapping_add(module.generation()));
-        self.admissions
-            .iter()
-            .fold(identities, |sum, module| sum.wrapping_add(module.generation()))
+        self.admissions.iter().fold(identities, |sum, module| {
+            sum.wrapping_add(module.generation())
+        })
     }
 
     /// Asks the authenticators in turn; the first that owns the credential decides.
@@ -115,7 +115,12 @@ impl Modules {
         self.admission(|module| module.arrive(arrival, now))
     }
 
-    pub(crate) fn attempt(&self, arrival: &Arrival<'_>, claimed: Option<&str>, now: Now) -> Verdict {
+    pub(crate) fn attempt(
+        &self,
+        arrival: &Arrival<'_>,
+        claimed: Option<&str>,
+        now: Now,
+    ) -> Verdict {
         self.admission(|module| module.attempt(arrival, claimed, now))
     }
 
@@ -194,11 +199,9 @@ impl Watch {
             for tally in tallies {
                 tally.batch(facts, now);
             }
-            meters
-                .iter_mut()
-                .fold(Verdict::Admit, |verdict, meter| {
-                    verdict.and(meter.batch(facts, now))
-                })
+            meters.iter_mut().fold(Verdict::Admit, |verdict, meter| {
+                verdict.and(meter.batch(facts, now))
+            })
         }))
         .unwrap_or_else(|_| {
             metrics.modules_failed.inc();

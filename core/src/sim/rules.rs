@@ -17,7 +17,10 @@ fn rule_1_without_an_authorizer_nothing_passes() {
     let mut client = world.connect("a", &As::new("user:a"));
     assert_eq!(client.subscribe(&world, "t", QoS::AtMostOnce), 0x87);
     client.publish(&world, "t", "x", qos1(1));
-    assert_eq!(client.got(&world), [Got::PubAck(1, ReasonCode::NotAuthorized)]);
+    assert_eq!(
+        client.got(&world),
+        [Got::PubAck(1, ReasonCode::NotAuthorized)]
+    );
 }
 
 #[test]
@@ -34,7 +37,9 @@ fn rule_1_what_the_broker_itself_publishes_is_under_the_policy() {
     }
     let author = Subject::system("sys", &world.engine.modules);
     for topic in ["$SYS/a", "$SYS/b"] {
-        world.engine.publish_system(&author, topic, b"1", false, world.now);
+        world
+            .engine
+            .publish_system(&author, topic, b"1", false, world.now);
     }
     assert_eq!(client.got(&world), [Got::message("$SYS/a", "1")]);
 }
@@ -50,7 +55,11 @@ fn rule_3_a_session_belongs_to_its_principal_offline_too() {
     assert!(owner.got(&world).is_empty(), "the owner noticed nothing");
     owner.lose(&world);
     assert_eq!(refused(&As::persistent("user:eve")), theirs);
-    assert!(world.connect("pump", &As::persistent("user:ada")).session_present);
+    assert!(
+        world
+            .connect("pump", &As::persistent("user:ada"))
+            .session_present
+    );
     assert!(world.engine.drop_session("pump", world.now));
     assert!(world.try_connect("pump", &As::new("user:eve")).is_ok());
 }
@@ -61,7 +70,9 @@ fn rule_4_a_retained_message_is_not_delivered_once_its_author_lost_the_right() {
     let mut author = world.connect("a", &As::new("user:a"));
     author.retain(&world, "t/1", "old");
     author.disconnect(&world);
-    world.policy.set(&[("*", RECEIVE, "#", true), ("user:a", PUBLISH, "#", true)]);
+    world
+        .policy
+        .set(&[("*", RECEIVE, "#", true), ("user:a", PUBLISH, "#", true)]);
     let mut reader = world.connect("b", &As::new("user:b"));
     assert_eq!(reader.subscribe(&world, "t/1", QoS::AtMostOnce), 0);
     // Publishing is still allowed; retaining, which was asked at the time, is not.
@@ -126,9 +137,14 @@ fn rule_5_partly_covered_is_refused_or_narrowed() {
 #[test]
 fn rule_5_joining_a_group_is_a_right_of_its_own() {
     let world = World::new();
-    world.policy.set(&[("*", RECEIVE, "#", true), ("user:b", None, "g", true)]);
+    world
+        .policy
+        .set(&[("*", RECEIVE, "#", true), ("user:b", None, "g", true)]);
     let mut reader = world.connect("b", &As::new("user:b"));
-    assert_eq!(reader.subscribe(&world, "$share/h/t", QoS::AtMostOnce), 0x87);
+    assert_eq!(
+        reader.subscribe(&world, "$share/h/t", QoS::AtMostOnce),
+        0x87
+    );
     assert_eq!(reader.subscribe(&world, "$share/g/t", QoS::AtMostOnce), 0);
 }
 
@@ -157,7 +173,9 @@ fn rule_6_what_waits_in_a_queue_is_checked_by_the_present_policy() {
     let mut author = world.connect("a", &As::new("user:a"));
     author.publish(&world, "t/1", "x", qos1(1));
     author.publish(&world, "t/2", "y", qos1(2));
-    world.policy.set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "t/2", true)]);
+    world
+        .policy
+        .set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "t/2", true)]);
     let mut reader = world.connect("b", &As::persistent("user:b"));
     assert_eq!(reader.payloads(&world), ["y"]);
 }
@@ -211,7 +229,9 @@ fn rule_6_a_will_is_asked_about_when_it_fires() {
         ..As::new("user:x")
     };
     let mut client = world.connect("x", &how);
-    world.policy.set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "#", true)]);
+    world
+        .policy
+        .set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "#", true)]);
     client.lose(&world);
     assert!(watcher.got(&world).is_empty());
     assert!(world.noted("its author may no longer will"));
@@ -243,8 +263,14 @@ fn rule_9_sessions_of_a_principal_are_bounded() {
     let world = World::with(settings);
     let how = As::persistent("user:a");
     let _kept = [world.connect("1", &how), world.connect("2", &how)];
-    assert_eq!(world.try_connect("3", &how).err(), Some(NotAttached::TooMany(2)));
-    assert!(world.try_connect("1", &how).is_ok(), "its own session again");
+    assert_eq!(
+        world.try_connect("3", &how).err(),
+        Some(NotAttached::TooMany(2))
+    );
+    assert!(
+        world.try_connect("1", &how).is_ok(),
+        "its own session again"
+    );
     assert!(world.try_connect("3", &As::new("user:b")).is_ok());
 }
 
@@ -256,9 +282,19 @@ fn rule_9_subscriptions_and_retained_messages_are_bounded() {
     let world = World::with(settings);
     let mut client = world.connect("a", &As::new("user:a"));
     assert_eq!(client.subscribe(&world, "a", QoS::AtMostOnce), 0);
-    assert_eq!(client.subscribe(&world, "a", QoS::AtMostOnce), 0, "the same again");
+    assert_eq!(
+        client.subscribe(&world, "a", QoS::AtMostOnce),
+        0,
+        "the same again"
+    );
     assert_eq!(client.subscribe(&world, "b", QoS::AtMostOnce), 0x97);
-    client.send(&world, &[publish("r/1", "x", qos1(1), true), publish("r/2", "x", qos1(2), true)]);
+    client.send(
+        &world,
+        &[
+            publish("r/1", "x", qos1(1), true),
+            publish("r/2", "x", qos1(2), true),
+        ],
+    );
     assert_eq!(
         client.got(&world),
         [
@@ -311,7 +347,10 @@ fn rule_13_acknowledgements_held_back_still_let_releases_and_acknowledgements_th
         receive_maximum: Some(1),
         ..As::new(principal)
     };
-    let (mut a, mut b) = (world.connect("a", &how("user:a")), world.connect("b", &how("user:b")));
+    let (mut a, mut b) = (
+        world.connect("a", &how("user:a")),
+        world.connect("b", &how("user:b")),
+    );
     a.subscribe(&world, "to/a", QoS::ExactlyOnce);
     b.subscribe(&world, "to/b", QoS::ExactlyOnce);
     for id in 1..=4 {
@@ -353,19 +392,53 @@ fn rule_13_a_receiver_without_progress_is_ended_after_five_seconds_and_keeps_its
     assert_eq!(author.got(&world).len(), 3, "the publisher goes on");
     let mut reader = world.connect("b", &how);
     assert!(reader.session_present);
-    assert_eq!(reader.payloads(&world), ["1", "3"], "offline, the oldest made room");
+    assert_eq!(
+        reader.payloads(&world),
+        ["1", "3"],
+        "offline, the oldest made room"
+    );
 }
 
 #[test]
 fn a_denied_publish_is_answered_as_configured() {
     let denied = ReasonCode::NotAuthorized;
     for (version, promise, mode, answer) in [
-        (Version::V5, qos1(1), DeniedPublish::Acknowledge, vec![Got::PubAck(1, denied)]),
-        (Version::V5, qos2(1), DeniedPublish::Acknowledge, vec![Got::PubRec(1, denied)]),
-        (Version::V5, Delivery::AtMostOnce, DeniedPublish::Acknowledge, vec![]),
-        (Version::V3_1_1, qos1(1), DeniedPublish::Acknowledge, vec![Got::PubAck(1, ReasonCode::Success)]),
-        (Version::V3_1_1, qos2(1), DeniedPublish::Acknowledge, vec![Got::PubRec(1, ReasonCode::Success)]),
-        (Version::V5, Delivery::AtMostOnce, DeniedPublish::Disconnect, vec![Got::Bye(denied)]),
+        (
+            Version::V5,
+            qos1(1),
+            DeniedPublish::Acknowledge,
+            vec![Got::PubAck(1, denied)],
+        ),
+        (
+            Version::V5,
+            qos2(1),
+            DeniedPublish::Acknowledge,
+            vec![Got::PubRec(1, denied)],
+        ),
+        (
+            Version::V5,
+            Delivery::AtMostOnce,
+            DeniedPublish::Acknowledge,
+            vec![],
+        ),
+        (
+            Version::V3_1_1,
+            qos1(1),
+            DeniedPublish::Acknowledge,
+            vec![Got::PubAck(1, ReasonCode::Success)],
+        ),
+        (
+            Version::V3_1_1,
+            qos2(1),
+            DeniedPublish::Acknowledge,
+            vec![Got::PubRec(1, ReasonCode::Success)],
+        ),
+        (
+            Version::V5,
+            Delivery::AtMostOnce,
+            DeniedPublish::Disconnect,
+            vec![Got::Bye(denied)],
+        ),
         (Version::V3_1_1, qos1(1), DeniedPublish::Disconnect, vec![]),
     ] {
         let mut settings = Settings::default();
@@ -374,9 +447,19 @@ fn a_denied_publish_is_answered_as_configured() {
         world.policy.set(&[("*", RECEIVE, "#", true)]);
         let mut reader = world.connect("b", &As::new("user:b"));
         reader.subscribe(&world, "#", QoS::AtMostOnce);
-        let mut author = world.connect("a", &As { version, ..As::new("user:a") });
+        let mut author = world.connect(
+            "a",
+            &As {
+                version,
+                ..As::new("user:a")
+            },
+        );
         author.publish(&world, "t", "x", promise);
-        assert_eq!(author.got(&world), answer, "{version:?} {promise:?} {mode:?}");
+        assert_eq!(
+            author.got(&world),
+            answer,
+            "{version:?} {promise:?} {mode:?}"
+        );
         assert_eq!(author.end.is_some(), mode == DeniedPublish::Disconnect);
         assert!(reader.got(&world).is_empty());
         assert!(world.noted("PublishDenied"));
@@ -386,19 +469,31 @@ fn a_denied_publish_is_answered_as_configured() {
 #[test]
 fn retaining_is_a_right_of_its_own() {
     let world = World::new();
-    world.policy.set(&[("*", RECEIVE, "#", true), ("*", PUBLISH, "#", true), ("user:r", RETAIN, "#", true)]);
+    world.policy.set(&[
+        ("*", RECEIVE, "#", true),
+        ("*", PUBLISH, "#", true),
+        ("user:r", RETAIN, "#", true),
+    ]);
     let mut plain = world.connect("a", &As::new("user:a"));
     plain.send(&world, &[publish("t", "x", qos1(1), true)]);
-    assert_eq!(plain.got(&world), [Got::PubAck(1, ReasonCode::NotAuthorized)]);
+    assert_eq!(
+        plain.got(&world),
+        [Got::PubAck(1, ReasonCode::NotAuthorized)]
+    );
     let mut other = world.connect("r", &As::new("user:r"));
     other.send(&world, &[publish("t", "x", qos1(1), true)]);
-    assert_eq!(other.got(&world), [Got::PubAck(1, ReasonCode::NoMatchingSubscribers)]);
+    assert_eq!(
+        other.got(&world),
+        [Got::PubAck(1, ReasonCode::NoMatchingSubscribers)]
+    );
 }
 
 #[test]
 fn a_response_topic_must_be_one_that_the_requester_may_receive() {
     let world = World::new();
-    world.policy.set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "answers/a", true)]);
+    world
+        .policy
+        .set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "answers/a", true)]);
     let mut client = world.connect("a", &As::new("user:a"));
     for (response, code) in [
         ("answers/a", ReasonCode::NoMatchingSubscribers),
@@ -426,7 +521,9 @@ fn a_response_topic_must_be_one_that_the_requester_may_receive() {
 #[test]
 fn an_alias_is_authorized_by_the_name_it_stands_for() {
     let world = World::new();
-    world.policy.set(&[("*", PUBLISH, "ok", true), ("*", RECEIVE, "#", true)]);
+    world
+        .policy
+        .set(&[("*", PUBLISH, "ok", true), ("*", RECEIVE, "#", true)]);
     let mut reader = world.connect("b", &As::new("user:b"));
     reader.subscribe(&world, "#", QoS::AtMostOnce);
     let mut author = world.connect("a", &As::new("user:a"));
@@ -440,13 +537,24 @@ fn an_alias_is_authorized_by_the_name_it_stands_for() {
             payload: b"x",
         })
     };
-    author.send(&world, &[aliased("ok", 1), aliased("", 1), aliased("no", 2), aliased("", 2)]);
+    author.send(
+        &world,
+        &[
+            aliased("ok", 1),
+            aliased("", 1),
+            aliased("no", 2),
+            aliased("", 2),
+        ],
+    );
     assert_eq!(reader.payloads(&world), ["x", "x"]);
     author.send(&world, &[aliased("", 3)]);
     assert_eq!(author.got(&world), [Got::Bye(ReasonCode::ProtocolError)]);
     let mut author = world.connect("a", &As::new("user:a"));
     author.send(&world, &[aliased("ok", 33)]);
-    assert_eq!(author.got(&world), [Got::Bye(ReasonCode::TopicAliasInvalid)]);
+    assert_eq!(
+        author.got(&world),
+        [Got::Bye(ReasonCode::TopicAliasInvalid)]
+    );
 }
 
 #[test]

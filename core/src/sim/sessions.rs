@@ -9,9 +9,21 @@ use crate::wire::RetainHandling;
 fn each_quality_of_service_runs_to_its_end_in_both_versions() {
     for version in [Version::V3_1_1, Version::V5] {
         let world = World::new();
-        let mut reader = world.connect("b", &As { version, ..As::new("user:b") });
+        let mut reader = world.connect(
+            "b",
+            &As {
+                version,
+                ..As::new("user:b")
+            },
+        );
         assert_eq!(reader.subscribe(&world, "t/#", QoS::ExactlyOnce), 2);
-        let mut author = world.connect("a", &As { version, ..As::new("user:a") });
+        let mut author = world.connect(
+            "a",
+            &As {
+                version,
+                ..As::new("user:a")
+            },
+        );
         author.publish(&world, "t/0", "0", Delivery::AtMostOnce);
         author.publish(&world, "t/1", "1", qos1(7));
         author.publish(&world, "t/2", "2", qos2(8));
@@ -71,7 +83,9 @@ fn mqtt_4_4_0_1_what_was_not_acknowledged_is_sent_again_with_dup_in_order() {
         .got(&world)
         .into_iter()
         .map(|got| match got {
-            Got::Message { payload, dup, id, .. } => format!("{payload} {dup} {}", id.unwrap()),
+            Got::Message {
+                payload, dup, id, ..
+            } => format!("{payload} {dup} {}", id.unwrap()),
             Got::PubRel(id, _) => format!("release {id}"),
             other => panic!("{other:?}"),
         })
@@ -92,7 +106,10 @@ fn a_clean_start_forgets_and_an_expired_session_is_gone() {
     reader.lose(&world);
     world.later(Duration::from_secs(3600));
     assert!(!world.connect("b", &persistent).session_present);
-    let clean = As { clean: true, ..persistent.clone() };
+    let clean = As {
+        clean: true,
+        ..persistent.clone()
+    };
     assert!(!world.connect("b", &clean).session_present);
     assert_eq!(world.engine.metrics.sessions.value(), 1);
     assert_eq!(world.engine.metrics.subscriptions.value(), 0);
@@ -139,13 +156,22 @@ fn a_will_fires_at_once_later_or_never() {
     world.later(Duration::from_secs(1));
     assert_eq!(watcher.payloads(&world), ["will"]);
     // The end of the session ends the delay.
-    let short = As { expiry: 5, ..will(100) };
+    let short = As {
+        expiry: 5,
+        ..will(100)
+    };
     world.connect("b", &short).lose(&world);
     world.later(Duration::from_secs(5));
     assert_eq!(watcher.payloads(&world), ["will"]);
     // So does a clean start.
     world.connect("b", &will(100)).lose(&world);
-    let _ = world.connect("b", &As { clean: true, ..As::persistent("user:b") });
+    let _ = world.connect(
+        "b",
+        &As {
+            clean: true,
+            ..As::persistent("user:b")
+        },
+    );
     assert_eq!(watcher.payloads(&world), ["will"]);
 }
 
@@ -154,11 +180,23 @@ fn silence_for_one_and_a_half_keep_alives_ends_the_connection() {
     let mut world = World::new();
     let mut client = world.connect("a", &As::new("user:a"));
     world.later(Duration::from_secs(89));
-    assert!(client.connection.as_ref().unwrap().check_time(world.now).is_ok());
+    assert!(
+        client
+            .connection
+            .as_ref()
+            .unwrap()
+            .check_time(world.now)
+            .is_ok()
+    );
     client.send(&world, &[Packet::PingReq]);
     assert_eq!(client.got(&world), [Got::Pong]);
     world.later(Duration::from_secs(90));
-    let end = client.connection.as_ref().unwrap().check_time(world.now).unwrap_err();
+    let end = client
+        .connection
+        .as_ref()
+        .unwrap()
+        .check_time(world.now)
+        .unwrap_err();
     assert!(matches!(end, End::Server(close) if close.code == ReasonCode::KeepAliveTimeout));
 }
 
@@ -196,7 +234,13 @@ fn many_retained_messages_come_in_pages_and_all_of_them() {
     for number in 0..1000 {
         author.retain(&world, &format!("r/{number}/x"), &number.to_string());
     }
-    let mut reader = world.connect("b", &As { receive_maximum: Some(3), ..As::new("user:b") });
+    let mut reader = world.connect(
+        "b",
+        &As {
+            receive_maximum: Some(3),
+            ..As::new("user:b")
+        },
+    );
     reader.subscribe(&world, "r/+/x", QoS::AtLeastOnce);
     assert_eq!(reader.payloads(&world).len(), 1000);
 }
@@ -205,7 +249,10 @@ fn many_retained_messages_come_in_pages_and_all_of_them() {
 fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifiers() {
     let world = World::new();
     let mut reader = world.connect("b", &As::new("user:b"));
-    let qos = |qos| SubscribeOptions { qos, ..SubscribeOptions::default() };
+    let qos = |qos| SubscribeOptions {
+        qos,
+        ..SubscribeOptions::default()
+    };
     reader.subscribe_with(&world, "t/#", qos(QoS::AtMostOnce), Some(1));
     reader.subscribe_with(&world, "t/+", qos(QoS::AtLeastOnce), Some(2));
     reader.subscribe_with(&world, "+/x", qos(QoS::AtMostOnce), None);
@@ -213,7 +260,9 @@ fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifi
     author.publish(&world, "t/x", "1", qos2(1));
     let got = reader.got(&world);
     assert_eq!(got.len(), 1);
-    let Got::Message { qos, ids, .. } = &got[0] else { panic!() };
+    let Got::Message { qos, ids, .. } = &got[0] else {
+        panic!()
+    };
     let mut ids = ids.clone();
     ids.sort_unstable();
     assert_eq!((*qos, ids), (QoS::AtLeastOnce, vec![1, 2]));
@@ -239,7 +288,10 @@ fn no_local_and_retain_as_published_are_honoured() {
     assert!(client.payloads(&world).is_empty());
     let mut other = world.connect("b", &As::new("user:b"));
     other.retain(&world, "t", "other");
-    assert!(matches!(client.got(&world).as_slice(), [Got::Message { retain: true, .. }]));
+    assert!(matches!(
+        client.got(&world).as_slice(),
+        [Got::Message { retain: true, .. }]
+    ));
 }
 
 #[test]
@@ -271,18 +323,29 @@ fn a_message_expires_on_the_way_and_says_what_is_left() {
         .got(&world)
         .into_iter()
         .map(|got| match got {
-            Got::Message { payload, expiry, .. } => (payload, expiry),
+            Got::Message {
+                payload, expiry, ..
+            } => (payload, expiry),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(left, [("long".to_owned(), Some(70)), ("for ever".to_owned(), None)]);
+    assert_eq!(
+        left,
+        [("long".to_owned(), Some(70)), ("for ever".to_owned(), None)]
+    );
     assert_eq!(world.engine.metrics.dropped_expired.value(), 1);
 }
 
 #[test]
 fn mqtt_3_1_2_24_a_message_that_is_too_large_for_the_client_is_not_sent() {
     let world = World::new();
-    let mut reader = world.connect("b", &As { max_packet: Some(30), ..As::new("user:b") });
+    let mut reader = world.connect(
+        "b",
+        &As {
+            max_packet: Some(30),
+            ..As::new("user:b")
+        },
+    );
     reader.subscribe(&world, "t", QoS::AtLeastOnce);
     let mut author = world.connect("a", &As::new("user:a"));
     author.publish(&world, "t", &"x".repeat(40), qos1(1));
@@ -302,14 +365,20 @@ fn mqtt_3_3_4_9_more_than_the_receive_maximum_ends_the_connection() {
     }
     assert_eq!(author.got(&world).len(), 2);
     author.publish(&world, "t", "x", qos2(3));
-    assert_eq!(author.got(&world), [Got::Bye(ReasonCode::ReceiveMaximumExceeded)]);
+    assert_eq!(
+        author.got(&world),
+        [Got::Bye(ReasonCode::ReceiveMaximumExceeded)]
+    );
 }
 
 #[test]
 fn a_second_connect_and_a_malformed_packet_end_the_connection() {
     let world = World::new();
     for (bytes, code) in [
-        (&b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00"[..], ReasonCode::ProtocolError),
+        (
+            &b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00"[..],
+            ReasonCode::ProtocolError,
+        ),
         (b"\x36\x05\x00\x01t\x00\x01", ReasonCode::MalformedPacket),
         (b"\x20\x03\x00\x00\x00", ReasonCode::ProtocolError),
         (b"\x30\x03\x00\x00\x00", ReasonCode::ProtocolError),

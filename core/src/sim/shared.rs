@@ -9,7 +9,10 @@ fn a_group_shares_messages_evenly_among_those_who_are_there() {
         .iter()
         .map(|id| {
             let mut member = world.connect(id, &As::new("user:m"));
-            assert_eq!(member.subscribe(&world, "$share/g/t/#", QoS::AtLeastOnce), 1);
+            assert_eq!(
+                member.subscribe(&world, "$share/g/t/#", QoS::AtLeastOnce),
+                1
+            );
             member
         })
         .collect();

@@ -374,11 +374,17 @@ pub fn encode_message_properties(out: &mut Vec<u8>, properties: &MessageProperti
         let [a, b, c, d] = expiry.to_be_bytes();
         out.extend_from_slice(&[id::MESSAGE_EXPIRY, a, b, c, d]);
     }
-    for (id, value) in byte_properties(properties) {
-        if let Some(value) = value {
-            out.push(id);
-            put::binary(out, value);
-        }
+    if let Some(content_type) = properties.content_type {
+        out.push(id::CONTENT_TYPE);
+        put::string(out, content_type);
+    }
+    if let Some(response_topic) = properties.response_topic {
+        out.push(id::RESPONSE_TOPIC);
+        put::string(out, response_topic);
+    }
+    if let Some(correlation_data) = properties.correlation_data {
+        out.push(id::CORRELATION_DATA);
+        put::binary(out, correlation_data);
     }
     for property in properties.user.encoded() {
         out.extend_from_slice(property);
@@ -409,24 +415,17 @@ pub(super) fn message_properties_size(properties: &MessageProperties<'_>) -> usi
     if properties.expiry.is_some() {
         size += 5;
     }
-    for (_, value) in byte_properties(properties) {
-        size += value.map_or(0, |value| 1 + put::binary_size(value));
+    if let Some(content_type) = properties.content_type {
+        size += 1 + put::binary_size(content_type.as_bytes());
+    }
+    if let Some(response_topic) = properties.response_topic {
+        size += 1 + put::binary_size(response_topic.as_bytes());
+    }
+    if let Some(correlation_data) = properties.correlation_data {
+        size += 1 + put::binary_size(correlation_data);
     }
     if !properties.user.is_empty() {
         size += properties.user.encoded().map(<[u8]>::len).sum::<usize>();
     }
     size
-}
-
-/// The properties that are strings or bytes.
-#[inline]
-fn byte_properties<'a>(properties: &MessageProperties<'a>) -> [(u8, Option<&'a [u8]>); 3] {
-    [
-        (id::CONTENT_TYPE, properties.content_type.map(str::as_bytes)),
-        (
-            id::RESPONSE_TOPIC,
-            properties.response_topic.map(str::as_bytes),
-        ),
-        (id::CORRELATION_DATA, properties.correlation_data),
-    ]
 }

@@ -1,0 +1,192 @@
+//! What one connection costs, batch by batch.
+//!
+//! Packets are charged after they were read, so a bucket may owe; the answer is a pause of reading
+//! until it no longer does, at most [`LONGEST_PAUSE`] at a time (an empty batch then asks again).
+//! Publishes are only ever slowed. What has no use beyond a certain rate - subscription churn,
+//! pings, refused actions - is slowed too, and ends the connection when one read goes far over the
+//! burst or the client keeps at it for [`PATIENCE`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use portcullis_core::clock::Now;
+use portcullis_core::hook::{BatchFacts, Meter, Verdict};
+use portcullis_core::wire::ReasonCode;
+
+use crate::bucket::{Bucket, Plan};
+use crate::limiter::Shared;
+use crate::settings::{Rate, Settings};
+
+/// The longest pause of reading that one batch causes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Nanoseconds on end that a client may be over a limit for what has no use.
+const PATIENCE: u64 = 60_000_000_000;
+/// A debt of so many bursts ends the connection at once.
+const FAR: u64 = 10;
+
+/// The limits of a connection, ready to apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plans {
+    publishes: Plan,
+    bytes: Plan,
+    filters: Plan,
+    pings: Plan,
+    refused: Plan,
+}
+
+impl Plans {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let plain = |rate: Rate| Plan::new(rate, rate.burst());
+        let bandwidth = settings.publish_bandwidth;
+        Self {
+            publishes: plain(settings.publish_rate),
+            bytes: Plan::new(bandwidth, bandwidth.burst().max(settings.max_packet_size)),
+            filters: plain(settings.filter_rate),
+            pings: plain(settings.ping_rate),
+            refused: plain(settings.refused_rate),
+        }
+    }
+}
+
+/// The meter of one connection.
+pub(crate) struct ClientMeter {
+    shared: Arc<Shared>,
+    /// The generation of settings that `plans` are of.
+    version: u64,
+    plans: Plans,
+    publishes: Bucket,
+    bytes: Bucket,
+    filters: Nuisance,
+    pings: Nuisance,
+    refused: Nuisance,
+}
+
+impl ClientMeter {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let version = shared.version();
+        let plans = shared.state().plans;
+        Self {
+            shared,
+            version,
+            plans,
+            publishes: Bucket::default(),
+            bytes: Bucket::default(),
+            filters: Nuisance::default(),
+            pings: Nuisance::default(),
+            refused: Nuisance::default(),
+        }
+    }
+
+    /// Takes new settings over; what is owed stays owed.
+    fn refresh(&mut self) {
+        let version = self.shared.version();
+        if version == self.version {
+            return;
+        }
+        let (old, new) = (self.plans, self.shared.state().plans);
+        self.version = version;
+        self.plans = new;
+        self.publishes.rebase(&old.publishes, &new.publishes);
+        self.bytes.rebase(&old.bytes, &new.bytes);
+        self.filters.bucket.rebase(&old.filters, &new.filters);
+        self.pings.bucket.rebase(&old.pings, &new.pings);
+        self.refused.bucket.rebase(&old.refused, &new.refused);
+    }
+
+    fn judge(&mut self, facts: &BatchFacts, at: u64) -> Verdict {
+        let plans = &self.plans;
+        self.publishes
+            .charge(facts.publishes.into(), &plans.publishes, at);
+        self.bytes.charge(facts.publish_bytes, &plans.bytes, at);
+        let pause = self
+            .publishes
+            .wait(&plans.publishes)
+            .max(self.bytes.wait(&plans.bytes));
+        slow(pause)
+            .and(self.filters.charge(
+                facts.filters,
+                &plans.filters,
+                at,
+                "SUBSCRIBE and UNSUBSCRIBE filters",
+            ))
+            .and(
+                self.pings
+                    .charge(facts.pings, &plans.pings, at, "PINGREQ packets"),
+            )
+            .and(self.refused.charge(
+                facts.refused,
+                &plans.refused,
+                at,
+                "refused publishes and filters",
+            ))
+    }
+}
+
+impl Meter for ClientMeter {
+    fn batch(&mut self, facts: &BatchFacts, now: Now) -> Verdict {
+        self.refresh();
+        let verdict = self.judge(facts, self.shared.at(now));
+        let counters = &self.shared.counters;
+        match &verdict {
+            Verdict::Admit => {}
+            Verdict::Slow(_) => {
+                counters.batches_slowed.fetch_add(1, Ordering::Relaxed);
+            }
+            Verdict::Refuse { .. } => {
+                counters.floods_ended.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        verdict
+    }
+}
+
+/// Counts what no client needs much of.
+#[derive(Debug, Default)]
+struct Nuisance {
+    bucket: Bucket,
+    /// Since when each batch that had any was over the limit.
+    over_since: Option<u64>,
+}
+
+impl Nuisance {
+    fn charge(&mut self, count: u32, plan: &Plan, at: u64, what: &str) -> Verdict {
+        self.bucket.charge(0, plan, at);
+        if self.bucket.is_settled() {
+            self.over_since = None;
+            if count == 0 {
+                return Verdict::Admit;
+            }
+        }
+        self.bucket.charge(count.into(), plan, at);
+        let wait = self.bucket.wait(plan);
+        if count > 0 && wait.is_zero() {
+            self.over_since = None;
+        }
+        if count > 0 && !wait.is_zero() {
+            let since = *self.over_since.get_or_insert(at);
+            let far = self.bucket.exceeds(FAR, plan);
+            if far || at.saturating_sub(since) >= PATIENCE {
+                let how = if far {
+                    "far over the limit"
+                } else {
+                    "over the limit for a minute"
+                };
+                return Verdict::Refuse {
+                    code: ReasonCode::MessageRateTooHigh,
+                    reason: format!("a flood of {what}: {how}"),
+                    will: true,
+                };
+            }
+        }
+        slow(wait)
+    }
+}
+
+fn slow(pause: Duration) -> Verdict {
+    if pause.is_zero() {
+        Verdict::Admit
+    } else {
+        Verdict::Slow(pause.min(LONGEST_PAUSE))
+    }
+}

@@ -1,0 +1,347 @@
+//! TLS handshakes in memory, and what a listener's files may be.
+
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+#![expect(clippy::panic, reason = "a failed set-up is a failed test")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Ca, Leaf, at, client_params, day, file};
+use portcullis_auth::tls::{ClientAuth, Loaded, TlsSettings, client_certificate, explain, load};
+use rcgen::{
+    CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _, SanType, SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
+use rustls::time_provider::TimeProvider;
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    ServerConnection, SupportedProtocolVersion,
+};
+
+/// The clock of the tests.
+#[derive(Debug)]
+struct Day0;
+
+impl TimeProvider for Day0 {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(
+            common::START,
+        )))
+    }
+}
+
+struct Setting {
+    directory: tempfile::TempDir,
+    ca: Ca,
+    settings: TlsSettings,
+}
+
+impl Setting {
+    fn new(client_auth: ClientAuth) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = Ca::root("ca");
+        let server = server(&ca, |_| {});
+        let settings = TlsSettings {
+            certificate: file(directory.path(), "server.pem", &server.pem),
+            key: file(directory.path(), "server.key", &server.key_pem),
+            client_ca: vec![file(directory.path(), "ca.pem", &ca.pem)],
+            client_auth,
+            crl: vec![],
+            crl_grace: Duration::from_hours(24),
+            alpn: vec![b"mqtt".to_vec()],
+        };
+        private(&settings.key);
+        Self {
+            directory,
+            ca,
+            settings,
+        }
+    }
+
+    fn load(&self) -> Loaded {
+        load(&self.settings, day(0)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn server(&self) -> Arc<ServerConfig> {
+        at_day_0(&self.load())
+    }
+
+    /// The configuration of a client that trusts the CA.
+    fn client(
+        &self,
+        leaf: Option<&Leaf>,
+        version: &'static SupportedProtocolVersion,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from(self.ca.der.to_vec()))
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_details(provider, Arc::new(Day0))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+        match leaf {
+            None => builder.with_no_client_auth(),
+            Some(leaf) => builder
+                .with_client_auth_cert(
+                    vec![CertificateDer::from(leaf.der.to_vec())],
+                    PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes()).unwrap(),
+                )
+                .unwrap(),
+        }
+    }
+}
+
+/// The loaded configuration with the clock of the tests.
+fn at_day_0(loaded: &Loaded) -> Arc<ServerConfig> {
+    let mut config = (*loaded.config).clone();
+    config.time_provider = Arc::new(Day0);
+    Arc::new(config)
+}
+
+fn server(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+    ca.client("server", |params| {
+        params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(params);
+    })
+}
+
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// Runs a handshake to its end; gives both sides or the server's reason.
+fn handshake(
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> Result<(ServerConnection, ClientConnection), String> {
+    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
+    for _ in 0..10 {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        let mut bytes = wire.as_slice();
+        while !bytes.is_empty() {
+            server.read_tls(&mut bytes).unwrap();
+            server
+                .process_new_packets()
+                .map_err(|error| explain(&error))?;
+        }
+        let mut wire = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut wire).unwrap();
+        }
+        let mut bytes = wire.as_slice();
+        while !bytes.is_empty() {
+            client.read_tls(&mut bytes).unwrap();
+            client
+                .process_new_packets()
+                .map_err(|error| format!("client: {error}"))?;
+        }
+        if !client.is_handshaking() && !server.is_handshaking() && !client.wants_write() {
+            return Ok((server, client));
+        }
+    }
+    Err("the handshake does not end".into())
+}
+
+const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
+
+#[test]
+fn a_good_certificate_passes_in_both_versions_and_its_chain_is_handed_on() {
+    let setting = Setting::new(ClientAuth::Required);
+    let leaf = setting.ca.client("pump", |_| {});
+    for version in VERSIONS {
+        let client = Arc::new(setting.client(Some(&leaf), version));
+        let (server, _) = handshake(&setting.server(), &client).unwrap();
+        let shown = client_certificate(&server).unwrap();
+        assert_eq!(&*shown.chain[0], &*leaf.der);
+        if server.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+            let group = server.negotiated_key_exchange_group().unwrap();
+            assert_eq!(format!("{:?}", group.name()), "X25519MLKEM768");
+        }
+    }
+}
+
+#[test]
+fn without_a_good_certificate_the_handshake_fails_and_the_reason_is_told_to_the_operator() {
+    let required = Setting::new(ClientAuth::Required);
+    let optional = Setting::new(ClientAuth::Optional);
+    let stranger = Ca::root("other").client("pump", |_| {});
+    for version in VERSIONS {
+        for setting in [&required, &optional] {
+            let expired = setting
+                .ca
+                .client("pump", |params| params.not_after = at(-1));
+            let purpose = setting
+                .ca
+                .client("pump", |params| params.extended_key_usages.clear());
+            for (leaf, word) in [
+                (&stranger, "no configured client CA"),
+                (&expired, "expired"),
+                (&purpose, "no extended key usage"),
+            ] {
+                let client = Arc::new(setting.client(Some(leaf), version));
+                let reason = handshake(&setting.server(), &client).unwrap_err();
+                assert!(reason.contains(word), "{reason}");
+            }
+        }
+        let client = Arc::new(required.client(None, version));
+        assert!(handshake(&required.server(), &client).is_err());
+        let client = Arc::new(optional.client(None, version));
+        let (server, _) = handshake(&optional.server(), &client).unwrap();
+        assert_eq!(client_certificate(&server), None);
+    }
+}
+
+#[test]
+fn a_revoked_certificate_fails_in_the_handshake() {
+    let mut setting = Setting::new(ClientAuth::Required);
+    let crl = setting.ca.crl(&[5], 30);
+    setting.settings.crl = vec![file(setting.directory.path(), "ca.crl", crl)];
+    let server = setting.server();
+    assert_eq!(setting.load().trust.unwrap().revoked(), Some(1));
+    for (serial, good) in [(5, false), (6, true)] {
+        let leaf = setting.ca.client("pump", |params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+        });
+        let client = Arc::new(setting.client(Some(&leaf), &rustls::version::TLS13));
+        assert_eq!(handshake(&server, &client).is_ok(), good, "{serial}");
+    }
+}
+
+#[test]
+fn nothing_is_resumed_where_certificates_are_shown() {
+    for client_auth in [ClientAuth::Required, ClientAuth::Optional] {
+        let setting = Setting::new(client_auth);
+        let leaf = setting.ca.client("pump", |_| {});
+        let server = setting.server();
+        for version in VERSIONS {
+            let client = Arc::new(setting.client(Some(&leaf), version));
+            for _ in 0..3 {
+                let (server, _) = handshake(&server, &client).unwrap();
+                assert_ne!(server.handshake_kind(), Some(HandshakeKind::Resumed));
+            }
+        }
+    }
+}
+
+#[test]
+fn alpn_is_ours_or_none() {
+    let setting = Setting::new(ClientAuth::None);
+    for (offered, good) in [
+        (&[][..], true),
+        (&[&b"mqtt"[..]], true),
+        (&[b"x", b"mqtt"], true),
+        (&[b"http/1.1"], false),
+    ] {
+        let mut client = setting.client(None, &rustls::version::TLS13);
+        client.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+        let result = handshake(&setting.server(), &Arc::new(client));
+        assert_eq!(result.is_ok(), good, "{offered:?}");
+    }
+}
+
+#[test]
+fn each_broken_file_is_named_with_a_remedy() {
+    let setting = Setting::new(ClientAuth::Required);
+    let directory = setting.directory.path();
+    let write = |name: &str, leaf: &Leaf| file(directory, name, &leaf.pem);
+    let with = |change: &dyn Fn(&mut TlsSettings)| {
+        let mut settings = setting.settings.clone();
+        change(&mut settings);
+        load(&settings, day(0)).err().unwrap().to_string()
+    };
+    let expired = write(
+        "expired.pem",
+        &server(&setting.ca, |params| params.not_after = at(-1)),
+    );
+    let early = write(
+        "early.pem",
+        &server(&setting.ca, |params| params.not_before = at(1)),
+    );
+    let garbage = file(directory, "garbage", "garbage");
+    let other_key = file(directory, "other.key", server(&setting.ca, |_| {}).key_pem);
+    for (error, words) in [
+        (
+            with(&|s| s.certificate = "/nowhere.pem".into()),
+            ["/nowhere.pem", "no such file"],
+        ),
+        (
+            with(&|s| s.key = "/nowhere.key".into()),
+            ["/nowhere.key", "no such file"],
+        ),
+        (
+            with(&|s| s.certificate.clone_from(&garbage)),
+            ["garbage", "no certificate"],
+        ),
+        (
+            with(&|s| s.key.clone_from(&garbage)),
+            ["garbage", "no private key"],
+        ),
+        (
+            with(&|s| s.key.clone_from(&s.certificate)),
+            ["server.pem", "no private key"],
+        ),
+        (
+            with(&|s| s.certificate.clone_from(&s.client_ca[0])),
+            ["ca.pem", "CA certificate"],
+        ),
+        (
+            with(&|s| s.key.clone_from(&other_key)),
+            ["other.key", "server.pem"],
+        ),
+        (
+            with(&|s| s.certificate.clone_from(&expired)),
+            ["expired.pem", "expired on"],
+        ),
+        (
+            with(&|s| s.certificate.clone_from(&early)),
+            ["early.pem", "not valid before"],
+        ),
+        (with(&|s| s.client_ca.clear()), ["client-auth", "client-ca"]),
+        (with(&|s| s.crl = vec![garbage.clone()]), ["garbage", "PEM"]),
+        (
+            with(&|s| s.client_ca = vec![directory.to_owned()]),
+            ["directory", "name a file"],
+        ),
+    ] {
+        for word in words {
+            assert!(error.contains(word), "{word}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_others_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let setting = Setting::new(ClientAuth::Required);
+    assert_eq!(setting.load().warnings, Vec::<String>::new());
+    let open = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&setting.settings.key, open).unwrap();
+    let warnings = setting.load().warnings;
+    assert!(
+        warnings[0].contains("server.key") && warnings[0].contains("0644"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn the_days_that_are_left_can_be_asked() {
+    let setting = Setting::new(ClientAuth::Required);
+    let loaded = setting.load();
+    assert_eq!(loaded.until, day(365));
+    assert_eq!(loaded.trust.unwrap().until(), Some(day(3650)));
+    // The parameters are what the certificates were made from.
+    assert_eq!(client_params("x").not_after, at(365));
+    assert!(!KeyPair::generate().unwrap().der_bytes().is_empty());
+}

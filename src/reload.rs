@@ -1,0 +1,156 @@
+//! SIGHUP: every unit is taken over, or kept, by itself.
+//!
+//! The toml must parse; otherwise nothing changes. Then the configuration's own values, each
+//! listener's certificates with CAs and CRLs, each issuer's keys, the password file and the policy
+//! are units: a broken one keeps what it had, and the last line of the log names it.
+
+use std::sync::Arc;
+
+use portcullis_acl::Acl;
+use portcullis_anomaly::Limiter;
+use portcullis_audit::Audit;
+use portcullis_auth::{Desk, tls};
+use portcullis_core::broker::Broker;
+use portcullis_core::clock::Now;
+use portcullis_core::hook::Event;
+
+use crate::config::Config;
+use crate::wiring;
+
+/// What a reload works on.
+pub struct Live {
+    /// Who is it?
+    pub desk: Arc<Desk>,
+    /// May it?
+    pub acl: Arc<Acl>,
+    /// Is it behaving?
+    pub limiter: Arc<Limiter>,
+    /// Can we prove it?
+    pub audit: Arc<Audit>,
+    /// The broker.
+    pub broker: Arc<Broker>,
+    /// The configuration in force.
+    pub config: Config,
+}
+
+impl Live {
+    /// Reads everything again. Blocks: not for the broker's own threads.
+    pub fn reload(&mut self) {
+        let mut failed = Vec::new();
+        match Config::load(&self.config.file) {
+            Ok(config) => {
+                self.values(&config, &mut failed);
+                self.listeners(&config, &mut failed);
+                self.identities(&config, &mut failed);
+                self.policy(&config, &mut failed);
+                self.config = config;
+                // Returns when every session goes by what is new.
+                self.broker.sweep();
+            }
+            Err(problems) => {
+                self.unit("configuration", Err(problems.to_string()), &mut failed);
+            }
+        }
+        if failed.is_empty() {
+            tracing::info!("reloaded");
+        } else {
+            let units = failed.join(", ");
+            tracing::error!(
+                units,
+                "reload-failed: {units}; what failed is kept as it was"
+            );
+        }
+    }
+
+    fn values(&self, config: &Config, failed: &mut Vec<String>) {
+        for (key, changed) in [
+            ("data-dir", config.data_dir != self.config.data_dir),
+            ("audit.path", config.audit != self.config.audit),
+            ("admin", config.admin != self.config.admin),
+            ("listener", bindings(config) != bindings(&self.config)),
+            (
+                "limits.handshakes",
+                config.limits.handshakes != self.config.limits.handshakes,
+            ),
+        ] {
+            if changed {
+                tracing::warn!("{key} has changed in the file; that needs a restart");
+            }
+        }
+        self.broker.replace_settings(wiring::core_settings(config));
+        self.limiter
+            .replace(wiring::limiter_settings(config), Now::read());
+        self.unit("configuration", Ok(()), failed);
+    }
+
+    fn listeners(&self, config: &Config, failed: &mut Vec<String>) {
+        for (name, settings) in wiring::tls_settings(config) {
+            let result = tls::load(&settings, Now::read().wall)
+                .map_err(|error| error.to_string())
+                .map(|loaded| {
+                    for warning in &loaded.warnings {
+                        tracing::warn!("{warning}");
+                    }
+                    // Trust first: what is revoked is refused even if the old handshake lets it in.
+                    self.desk.set_trust(&name, loaded.trust);
+                    self.broker.replace_tls(&name, loaded.config);
+                });
+            self.unit(&format!("listener {name}"), result, failed);
+        }
+    }
+
+    fn identities(&self, config: &Config, failed: &mut Vec<String>) {
+        for unit in self.desk.reload(wiring::auth_settings(config)) {
+            let result = unit.error.map_or(Ok(()), |error| Err(error.to_string()));
+            self.unit(&unit.unit, result, failed);
+        }
+    }
+
+    fn policy(&self, config: &Config, failed: &mut Vec<String>) {
+        let result = wiring::load_policy(config)
+            .map_err(|errors| errors.join("\n"))
+            .map(|(policy, warnings)| {
+                for warning in warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.audit.set_policy_hash(policy.hash().to_owned());
+                tracing::info!(
+                    policy = policy.hash(),
+                    rules = policy.counts().rules,
+                    "policy loaded"
+                );
+                self.acl.replace(policy);
+            });
+        self.unit("policy", result, failed);
+    }
+
+    fn unit(&self, unit: &str, result: Result<(), String>, failed: &mut Vec<String>) {
+        let error = result.err();
+        if let Some(error) = &error {
+            tracing::error!(unit, "kept as it was: {error}");
+            failed.push(unit.to_owned());
+        }
+        self.broker.observe(&Event::Reloaded {
+            unit,
+            error: error.as_deref(),
+        });
+    }
+}
+
+/// What a listener cannot change while it listens.
+fn bindings(config: &Config) -> Vec<(&str, &crate::config::Bind, bool, Vec<&'static str>)> {
+    config
+        .listeners
+        .iter()
+        .map(|listener| {
+            let methods = listener.methods.iter().map(|method| method.as_str());
+            let tls = listener.tls().is_some();
+            (
+                listener.name.as_str(),
+                &listener.bind,
+                tls,
+                methods.collect(),
+            )
+        })
+        .collect()
+}

@@ -1,0 +1,409 @@
+//! `portcullis run`: start in order, serve, reload on SIGHUP, drain on SIGTERM.
+//!
+//! The order is: configuration and every file it names, data-dir and its lock, the audit record,
+//! bans, listeners, administration. Nothing half-starts: the first step that fails ends the
+//! program with a message, before a listener accepts.
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use portcullis_acl::Acl;
+use portcullis_anomaly::{Bans, Limiter};
+use portcullis_audit::{Audit, AuditSettings, OnFull};
+use portcullis_auth::Desk;
+use portcullis_core::broker::Broker;
+use portcullis_core::clock::Now;
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::config::{self, Config};
+use crate::control::{self, Control};
+use crate::http::{self, Sample};
+use crate::reload::Live;
+use crate::wiring;
+
+/// Told once when every listener accepts, with each listener's name and address.
+pub type OnReady<'a> = &'a (dyn Fn(&Broker) + Sync);
+
+/// Runs the broker until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Why it did not start, one text for each thing that is wrong; or that the record asked for the
+/// end.
+pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String>> {
+    let one = |error: String| vec![error];
+    let now = Now::read();
+    // The handlers first: a signal that comes early waits for them rather than ends the process.
+    let mut signals = Signals::new().map_err(|error| one(error.to_string()))?;
+    let loaded = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || wiring::load(&config, now.wall))
+            .await
+            .map_err(|error| one(error.to_string()))??
+    };
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    match wiring::raise_file_limit(&config) {
+        Ok(fits) => tracing::info!(connections = fits, "descriptors leave room"),
+        Err(warning) => tracing::warn!("{warning}"),
+    }
+    let _lock = lock(&config.data_dir).map_err(one)?;
+    let stop = Arc::new(Notify::new());
+    let audit = Arc::new(start_audit(&config, &stop).map_err(one)?);
+    audit.set_policy_hash(loaded.policy.hash().to_owned());
+    let bans = Bans::load(config.data_dir.join("bans.json"), now)
+        .map(Arc::new)
+        .map_err(|error| one(error.to_string()))?;
+    let limiter = Arc::new(Limiter::new(wiring::limiter_settings(&config), now));
+
+    let mut builder = Broker::builder().settings(wiring::core_settings(&config));
+    for listener in wiring::listeners(&config, &loaded) {
+        builder = builder.listener(listener);
+    }
+    let (hash, counts) = (loaded.policy.hash().to_owned(), loaded.policy.counts());
+    let (desk, acl) = (Arc::new(loaded.desk), Arc::new(Acl::new(loaded.policy)));
+    let control_socket = control::bind(&config.data_dir).map_err(|error| {
+        let path = control::socket_path(&config.data_dir);
+        one(format!("{}: {error}", path.display()))
+    })?;
+    let admin_socket = match &config.admin {
+        Some(admin) => Some(http::bind(admin.bind).await.map_err(|error| {
+            let problem = format!("cannot listen on {}: {error}", admin.bind);
+            let remedy = "choose another address, or leave [admin] out";
+            one(config.problem(admin.at, problem, remedy).to_string())
+        })?),
+        None => None,
+    };
+    let broker = builder
+        .authenticator(Arc::clone(&desk) as _)
+        .authorizer(Arc::clone(&acl) as _)
+        .admission(Arc::clone(&bans) as _)
+        .admission(Arc::clone(&limiter) as _)
+        .observer(Arc::clone(&audit) as _)
+        .start()
+        .await
+        .map(Arc::new)
+        .map_err(|error| {
+            audit.stop(Now::read());
+            one(error.to_string())
+        })?;
+    tracing::info!(
+        policy = &*hash,
+        rules = counts.rules,
+        roles = counts.links,
+        "policy in force"
+    );
+    let running = Running {
+        desk,
+        acl,
+        bans,
+        limiter,
+        audit,
+        broker,
+    };
+    let mut tasks = vec![tokio::spawn(control::serve(
+        control_socket,
+        Arc::new(running.control()),
+    ))];
+    if let Some(socket) = admin_socket {
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!(%address, "metrics and health over HTTP");
+        }
+        let (source, healthy) = (running.numbers(), running.healthy());
+        tasks.push(tokio::spawn(async move {
+            if let Err(error) = http::serve(socket, source, healthy).await {
+                tracing::error!(%error, "the HTTP endpoint ended");
+            }
+        }));
+    }
+    for (name, address) in running.broker.addresses() {
+        match address {
+            Some(address) => tracing::info!(listener = &*name, %address, "listening"),
+            None => tracing::info!(listener = &*name, "listening on a Unix socket"),
+        }
+    }
+    on_ready(&running.broker);
+    tracing::info!("ready");
+
+    let reason = running.serve(config, &mut signals, &stop).await;
+    tracing::info!("draining");
+    for task in &tasks {
+        task.abort();
+    }
+    running.broker.stop().await;
+    let audit = Arc::clone(&running.audit);
+    // Blocks until the last record is on disk.
+    let written = tokio::task::spawn_blocking(move || audit.stop(Now::read())).await;
+    if let Err(error) = written {
+        tracing::error!(%error, "the audit record did not end");
+    }
+    tracing::info!("stopped");
+    reason
+}
+
+/// Signals that the program answers.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// The modules of a running broker.
+struct Running {
+    desk: Arc<Desk>,
+    acl: Arc<Acl>,
+    bans: Arc<Bans>,
+    limiter: Arc<Limiter>,
+    audit: Arc<Audit>,
+    broker: Arc<Broker>,
+}
+
+impl Running {
+    /// Serves until a signal or the record asks for the end.
+    async fn serve(
+        &self,
+        config: Config,
+        signals: &mut Signals,
+        stop: &Notify,
+    ) -> Result<(), Vec<String>> {
+        let live = Arc::new(Mutex::new(Live {
+            desk: Arc::clone(&self.desk),
+            acl: Arc::clone(&self.acl),
+            limiter: Arc::clone(&self.limiter),
+            audit: Arc::clone(&self.audit),
+            broker: Arc::clone(&self.broker),
+            config,
+        }));
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return Ok(()),
+                _ = signals.interrupt.recv() => return Ok(()),
+                () = stop.notified() => {
+                    return Err(vec!["[audit] on-full = \"stop\": the record takes nothing".to_owned()]);
+                }
+                _ = signals.hangup.recv() => {
+                    let live = Arc::clone(&live);
+                    let reloading = tokio::task::spawn_blocking(move || live.lock().reload());
+                    if let Err(error) = reloading.await {
+                        tracing::error!(%error, "reload-failed");
+                    }
+                }
+            }
+        }
+    }
+
+    fn control(&self) -> Control {
+        let (acl, audit) = (Arc::clone(&self.acl), Arc::clone(&self.audit));
+        Control {
+            broker: Arc::clone(&self.broker),
+            bans: Arc::clone(&self.bans),
+            status: Box::new(move || {
+                let (policy, stats) = (acl.policy(), audit.stats());
+                [
+                    ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                    ("policy", policy.hash().to_owned()),
+                    ("policy-rules", policy.counts().rules.to_string()),
+                    ("audit-records", stats.records.to_string()),
+                    ("audit-lost", stats.lost.to_string()),
+                ]
+                .map(|(name, value)| (name.to_owned(), value))
+                .into()
+            }),
+        }
+    }
+
+    fn healthy(&self) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
+        let audit = Arc::clone(&self.audit);
+        Arc::new(move || {
+            use portcullis_core::hook::Observer as _;
+            if audit.can_record() {
+                Ok(())
+            } else {
+                Err("the audit record takes nothing; new clients are refused".to_owned())
+            }
+        })
+    }
+
+    fn numbers(&self) -> http::Source {
+        let broker = Arc::clone(&self.broker);
+        let (limiter, audit) = (Arc::clone(&self.limiter), Arc::clone(&self.audit));
+        let (acl, desk, bans) = (
+            Arc::clone(&self.acl),
+            Arc::clone(&self.desk),
+            Arc::clone(&self.bans),
+        );
+        Arc::new(move || {
+            let sample = |name: &str, counter, help: &str, value| Sample {
+                name: name.to_owned(),
+                counter,
+                help: help.trim_end_matches('.').to_owned(),
+                value,
+            };
+            let core = broker.metrics().list().into_iter();
+            let mut samples: Vec<Sample> = core
+                .map(|(name, kind, help, value)| sample(name, kind == "counter", help, value))
+                .collect();
+            let (limits, record) = (limiter.stats(), audit.stats());
+            let sweep = u64::try_from(broker.last_sweep().as_millis()).unwrap_or(u64::MAX);
+            samples.extend([
+                sample(
+                    "policy_rules",
+                    false,
+                    "Rules of the policy in force",
+                    acl.policy().counts().rules as u64,
+                ),
+                sample(
+                    "policy_sweep_milliseconds",
+                    false,
+                    "How long the last policy change took to reach every session",
+                    sweep,
+                ),
+                sample(
+                    "password_hashes",
+                    true,
+                    "Password hashes computed",
+                    desk.password_hashes(),
+                ),
+                sample(
+                    "token_roles_ignored",
+                    true,
+                    "Role values in tokens that cannot be role names",
+                    desk.ignored_roles(),
+                ),
+                sample(
+                    "bans_refused",
+                    true,
+                    "Refusals because of a ban",
+                    bans.refused(),
+                ),
+                sample(
+                    "limit_arrivals_refused",
+                    true,
+                    "Connections refused for their address's rate",
+                    limits.arrivals_refused,
+                ),
+                sample(
+                    "limit_attempts_delayed",
+                    true,
+                    "Authentication attempts delayed",
+                    limits.attempts_delayed,
+                ),
+                sample(
+                    "limit_attempts_refused",
+                    true,
+                    "Authentication attempts refused",
+                    limits.attempts_refused,
+                ),
+                sample(
+                    "limit_connects_delayed",
+                    true,
+                    "Connects delayed for flapping",
+                    limits.connects_delayed,
+                ),
+                sample(
+                    "limit_connects_refused",
+                    true,
+                    "Connects refused for flapping",
+                    limits.connects_refused,
+                ),
+                sample(
+                    "limit_batches_slowed",
+                    true,
+                    "Read batches slowed by a rate limit",
+                    limits.batches_slowed,
+                ),
+                sample(
+                    "limit_floods_ended",
+                    true,
+                    "Connections ended for a flood",
+                    limits.floods_ended,
+                ),
+                sample(
+                    "audit_records",
+                    true,
+                    "Audit records on disk",
+                    record.records,
+                ),
+                sample(
+                    "audit_bytes",
+                    false,
+                    "Bytes of audit records kept",
+                    record.bytes,
+                ),
+                sample(
+                    "audit_lost",
+                    true,
+                    "Events that could not be recorded",
+                    record.lost,
+                ),
+                sample(
+                    "audit_counted",
+                    true,
+                    "Events counted into summaries",
+                    record.counted,
+                ),
+                sample(
+                    "audit_full",
+                    false,
+                    "1 when the record is full",
+                    record.full.into(),
+                ),
+            ]);
+            samples
+        })
+    }
+}
+
+/// Makes data-dir if it is not there and locks it for this process.
+fn lock(data_dir: &Path) -> Result<File, String> {
+    let shown = data_dir.display();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(|error| format!("data-dir {shown}: {error}"))?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(data_dir.join("lock"))
+        .map_err(|error| format!("data-dir {shown}: {error}"))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+        format!("data-dir {shown} is in use by another broker; stop it, or choose another data-dir")
+    })?;
+    Ok(lock)
+}
+
+fn start_audit(config: &Config, stop: &Arc<Notify>) -> Result<Audit, String> {
+    let stop = Arc::clone(stop);
+    let settings = AuditSettings {
+        on_full: match config.audit.on_full {
+            config::OnFull::RefuseNew => OnFull::RefuseNew,
+            config::OnFull::DropOldest => OnFull::DropOldest,
+            config::OnFull::Stop => OnFull::Stop,
+        },
+        max_bytes: config.audit.max_bytes,
+        on_stop: Some(Arc::new(move |reason: &str| {
+            tracing::error!(reason, "the audit record asks for the end");
+            stop.notify_one();
+        })),
+        ..AuditSettings::new(&config.audit.path)
+    };
+    Audit::start(settings).map_err(|error| format!("[audit]: {error}"))
+}

@@ -1,0 +1,354 @@
+//! From a checked configuration to modules: the one place where all packages meet.
+//!
+//! [`load`] reads every file that the configuration names and reports everything that is wrong at
+//! once; `check` stops there, `run` goes on with the result. Nothing here opens a socket.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use portcullis_acl::{Policy, Sources};
+use portcullis_anomaly as anomaly;
+use portcullis_auth::{self as auth, Desk, tls};
+use portcullis_core::gate::{Endpoint, Listener};
+use portcullis_core::settings::{self as core, Settings};
+use portcullis_core::topic::TopicLimits;
+use portcullis_core::wire::QoS;
+
+use crate::config::{self, Bind, CertificateName, ClientAuth, Config, Method};
+
+/// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
+const OWN_DESCRIPTORS: u64 = 64;
+
+/// A certificate that ends within this time is worth a warning.
+const ENDS_SOON: Duration = Duration::from_hours(14 * 24);
+
+/// Everything that the files say, ready to be used.
+pub struct Loaded {
+    /// Who is it?
+    pub desk: Desk,
+    /// May it?
+    pub policy: Policy,
+    /// Each TLS listener by name, with what it needs.
+    pub tls: Vec<(String, tls::Loaded)>,
+    /// What loads but is worth saying.
+    pub warnings: Vec<String>,
+}
+
+/// Reads everything that `config` names.
+///
+/// # Errors
+///
+/// Everything that is wrong, one text each: file, line where there is one, message, remedy.
+pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
+    let mut errors = Vec::new();
+    let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let mut listeners = Vec::new();
+    for (name, settings) in tls_settings(config) {
+        match tls::load(&settings, now) {
+            Ok(loaded) => {
+                warnings.extend(loaded.warnings.iter().cloned());
+                warnings.extend(ends_soon(&name, loaded.until, now));
+                listeners.push((name, loaded));
+            }
+            Err(error) => errors.push(format!("listener {name:?}: {error}")),
+        }
+    }
+    let desk = match Desk::open(auth_settings(config)) {
+        Ok((desk, more)) => {
+            warnings.extend(more);
+            Some(desk)
+        }
+        Err(more) => {
+            errors.extend(more.iter().map(ToString::to_string));
+            None
+        }
+    };
+    let policy = match load_policy(config) {
+        Ok((policy, more)) => {
+            warnings.extend(more);
+            Some(policy)
+        }
+        Err(more) => {
+            errors.extend(more);
+            None
+        }
+    };
+    match (desk, policy) {
+        (Some(desk), Some(policy)) if errors.is_empty() => {
+            for (name, loaded) in &listeners {
+                desk.set_trust(name, loaded.trust.clone());
+            }
+            Ok(Loaded {
+                desk,
+                policy,
+                tls: listeners,
+                warnings,
+            })
+        }
+        _ => Err(errors),
+    }
+}
+
+fn ends_soon(name: &str, until: SystemTime, now: SystemTime) -> Option<String> {
+    let left = until.duration_since(now).unwrap_or_default();
+    (left < ENDS_SOON).then(|| {
+        let days = left.as_secs() / 86_400;
+        format!("listener {name:?}: its certificate ends in {days} days; renew it")
+    })
+}
+
+/// Reads the policy; the texts are warnings.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn load_policy(config: &Config) -> Result<(Policy, Vec<String>), Vec<String>> {
+    let loaded = read_policy(config)
+        .and_then(|sources| Policy::load(&sources))
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+    let warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+    Ok((loaded.policy, warnings))
+}
+
+/// The policy's files, and what the configuration says about its clients.
+///
+/// # Errors
+///
+/// Every file that cannot be read.
+pub fn read_policy(config: &Config) -> Result<Sources, Vec<portcullis_acl::PolicyError>> {
+    let model = config.acl.model.as_ref().map(|file| file.path.as_path());
+    let policies: Vec<PathBuf> = config
+        .acl
+        .policy
+        .iter()
+        .map(|file| file.path.clone())
+        .collect();
+    let mut sources = Sources::read(model, &policies)?;
+    sources.client_id_is_free = config.auth.client_id == config::ClientIdRule::Any;
+    sources.roles_from_credentials = !config.auth.jwt.is_empty();
+    Ok(sources)
+}
+
+/// The TLS settings of each listener that has them, by name.
+#[must_use]
+pub fn tls_settings(config: &Config) -> Vec<(String, tls::TlsSettings)> {
+    config
+        .listeners
+        .iter()
+        .filter_map(|listener| {
+            let tls = listener.tls()?;
+            let (client_auth, ca) = match &tls.client_auth {
+                ClientAuth::None => (tls::ClientAuth::None, None),
+                ClientAuth::Optional(ca) => (tls::ClientAuth::Optional, Some(ca)),
+                ClientAuth::Required(ca) => (tls::ClientAuth::Required, Some(ca)),
+            };
+            let settings = tls::TlsSettings {
+                certificate: tls.certificate.path.clone(),
+                key: tls.key.path.clone(),
+                client_ca: ca.iter().map(|ca| ca.ca.path.clone()).collect(),
+                client_auth,
+                crl: ca
+                    .iter()
+                    .flat_map(|ca| &ca.crl)
+                    .map(|file| file.path.clone())
+                    .collect(),
+                crl_grace: ca.map_or(Duration::ZERO, |ca| ca.crl_grace),
+                alpn: vec![b"mqtt".to_vec()],
+            };
+            Some((listener.name.clone(), settings))
+        })
+        .collect()
+}
+
+/// The listeners for the broker.
+#[must_use]
+pub fn listeners(config: &Config, loaded: &Loaded) -> Vec<Listener> {
+    let tls = |name: &str| {
+        loaded
+            .tls
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, tls)| tls.config.clone())
+    };
+    config
+        .listeners
+        .iter()
+        .map(|listener| Listener {
+            name: listener.name.as_str().into(),
+            endpoint: match &listener.bind {
+                Bind::Tcp(address) => Endpoint::Tcp(*address),
+                Bind::Unix(path) => Endpoint::Unix(path.clone()),
+            },
+            tls: tls(&listener.name),
+            methods: Some(methods(&listener.methods)),
+        })
+        .collect()
+}
+
+fn methods<'a>(methods: impl IntoIterator<Item = &'a Method>) -> Vec<Box<str>> {
+    methods
+        .into_iter()
+        .map(|method| method.as_str().into())
+        .collect()
+}
+
+/// `[auth]` for the desk.
+#[must_use]
+pub fn auth_settings(config: &Config) -> auth::Settings {
+    let from = &config.auth;
+    auth::Settings {
+        anonymous: from.anonymous,
+        password_file: from.password_file.as_ref().map(|file| file.path.clone()),
+        require: match from.require {
+            config::Require::One => Vec::new(),
+            config::Require::CertificateAndJwt => {
+                vec![auth::Method::Certificate, auth::Method::Jwt]
+            }
+        },
+        certificate: match from.certificate_name {
+            CertificateName::CommonName => auth::CertificateName::Cn,
+            CertificateName::SanDns => auth::CertificateName::SanDns,
+            CertificateName::SanUri => auth::CertificateName::SanUri,
+            CertificateName::SanEmail => auth::CertificateName::SanEmail,
+            CertificateName::Subject => auth::CertificateName::Subject,
+            CertificateName::Fingerprint => auth::CertificateName::Fingerprint,
+        },
+        issuers: from
+            .jwt
+            .iter()
+            .map(|issuer| auth::IssuerSettings {
+                name: issuer.name.clone(),
+                issuer: issuer.issuer.clone(),
+                audience: issuer.audience.clone(),
+                algorithms: issuer
+                    .algorithms
+                    .iter()
+                    .map(|algorithm| {
+                        match algorithm {
+                            config::Algorithm::EdDsa => "EdDSA",
+                            config::Algorithm::Es256 => "ES256",
+                            config::Algorithm::Rs256 => "RS256",
+                        }
+                        .to_owned()
+                    })
+                    .collect(),
+                source: match &issuer.keys {
+                    config::JwtKeys::JwksFile(file) => auth::KeySource::JwksFile(file.path.clone()),
+                    config::JwtKeys::KeyFile(file) => auth::KeySource::KeyFile(file.path.clone()),
+                },
+                principal: issuer.principal_claim.clone(),
+                roles: Some(issuer.roles_claim.clone()),
+                allowed_roles: issuer.allowed_roles.clone(),
+                leeway: issuer.leeway,
+            })
+            .collect(),
+    }
+}
+
+/// `[mqtt]`, `[limits]` and `[acl]` for the core.
+#[must_use]
+pub fn core_settings(config: &Config) -> Settings {
+    let defaults = Settings::default();
+    let (mqtt, limits) = (&config.mqtt, &config.limits);
+    Settings {
+        mqtt: core::Mqtt {
+            max_packet_size: mqtt.max_packet_size,
+            connect_packet_size: mqtt.connect_packet_size,
+            // The configuration refuses 0.
+            receive_maximum: NonZeroU16::new(mqtt.receive_maximum)
+                .unwrap_or(defaults.mqtt.receive_maximum),
+            max_qos: QoS::from_bits(mqtt.max_qos).unwrap_or_default(),
+            keep_alive_max: mqtt.keep_alive_max,
+            session_expiry_max: mqtt.session_expiry_max,
+            topic_alias_max: mqtt.topic_alias_max,
+            topic: TopicLimits {
+                length: mqtt.topic_length.into(),
+                levels: mqtt.topic_levels.into(),
+            },
+            ..defaults.mqtt
+        },
+        limits: core::Limits {
+            connections: limits.connections as usize,
+            connections_per_ip: limits.connections_per_ip as usize,
+            handshakes: limits.handshakes as usize,
+            connect_deadline: limits.connect_deadline,
+            sessions_per_principal: limits.sessions_per_principal as usize,
+            subscriptions_per_session: limits.subscriptions_per_session as usize,
+            filters_per_subscribe: limits.filters_per_subscribe as usize,
+            queue_messages: limits.queue_messages as usize,
+            queue_bytes: size(limits.queue_bytes),
+            retained_messages: limits.retained_messages as usize,
+            retained_bytes: size(limits.retained_bytes),
+        },
+        enforcement: core::Enforcement {
+            subscribe: match config.acl.subscribe {
+                config::PartialCover::Reject => core::PartlyCovered::Reject,
+                config::PartialCover::Narrow => core::PartlyCovered::Narrow,
+            },
+            denied_publish: match config.acl.denied_publish {
+                config::DeniedPublish::Acknowledge => core::DeniedPublish::Acknowledge,
+                config::DeniedPublish::Disconnect => core::DeniedPublish::Disconnect,
+            },
+            on_revoke: match config.acl.on_revoke {
+                config::OnRevoke::Suspend => core::OnRevoke::Suspend,
+                config::OnRevoke::Disconnect => core::OnRevoke::Disconnect,
+            },
+            check_response_topic: config.acl.check_response_topic,
+        },
+        client_id: match config.auth.client_id {
+            config::ClientIdRule::Any => core::ClientIdRule::Any,
+            config::ClientIdRule::Name => core::ClientIdRule::Name,
+        },
+    }
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The rates of `[limits]` for the limiter.
+#[must_use]
+pub fn limiter_settings(config: &Config) -> anomaly::Settings {
+    let defaults = anomaly::Settings::default();
+    let rate = |rate: config::Rate, default| {
+        anomaly::Rate::new(rate.count, rate.period).unwrap_or(default)
+    };
+    let limits = &config.limits;
+    anomaly::Settings {
+        connect_rate_per_ip: rate(limits.connect_rate_per_ip, defaults.connect_rate_per_ip),
+        auth_failures_per_ip: rate(limits.auth_failures_per_ip, defaults.auth_failures_per_ip),
+        publish_rate: rate(limits.publish_rate, defaults.publish_rate),
+        publish_bandwidth: anomaly::Rate::new(limits.publish_bandwidth.0, Duration::from_secs(1))
+            .unwrap_or(defaults.publish_bandwidth),
+        max_packet_size: config.mqtt.max_packet_size.into(),
+        ..defaults
+    }
+}
+
+/// Raises the limit of open files to the hard one and says what fits.
+///
+/// # Errors
+///
+/// A warning: fewer connections fit than `limits.connections` says.
+pub fn raise_file_limit(config: &Config) -> Result<u64, String> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // Where that is not allowed, the present limit stands.
+    let _ = setrlimit(Resource::Nofile, raised);
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let fits = files.saturating_sub(OWN_DESCRIPTORS);
+    let wanted = u64::from(config.limits.connections);
+    if fits < wanted {
+        return Err(format!(
+            "limits.connections = {wanted}, but {files} open files leave room for {fits}; raise the \
+             hard limit (LimitNOFILE= in a systemd unit, ulimit -Hn in a shell) or lower the number; \
+             what does not fit is shed"
+        ));
+    }
+    Ok(fits)
+}
