@@ -75,6 +75,10 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 /// Serves `/metrics` and `/health` for ever; the caller ends the task. `healthy` says whether
 /// new clients are taken, and why not.
+///
+/// # Errors
+///
+/// The socket failed.
 pub async fn serve(
     listener: TcpListener,
     source: Source,

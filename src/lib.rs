@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod http;
 pub mod log;
+pub mod numbers;
 pub mod operate;
 pub mod passwd;
 pub mod pki;

@@ -4,31 +4,18 @@
 //! listener's certificates with CAs and CRLs, each issuer's keys, the password file and the policy
 //! are units: a broken one keeps what it had, and the last line of the log names it.
 
-use std::sync::Arc;
-
-use portcullis_acl::Acl;
-use portcullis_anomaly::Limiter;
-use portcullis_audit::Audit;
-use portcullis_auth::{Desk, tls};
-use portcullis_core::broker::Broker;
+use portcullis_auth::tls;
 use portcullis_core::clock::Now;
 use portcullis_core::hook::Event;
 
 use crate::config::Config;
+use crate::run::Running;
 use crate::wiring;
 
 /// What a reload works on.
 pub struct Live {
-    /// Who is it?
-    pub desk: Arc<Desk>,
-    /// May it?
-    pub acl: Arc<Acl>,
-    /// Is it behaving?
-    pub limiter: Arc<Limiter>,
-    /// Can we prove it?
-    pub audit: Arc<Audit>,
-    /// The broker.
-    pub broker: Arc<Broker>,
+    /// The modules.
+    pub modules: Running,
     /// The configuration in force.
     pub config: Config,
 }
@@ -45,7 +32,7 @@ impl Live {
                 self.policy(&config, &mut failed);
                 self.config = config;
                 // Returns when every session goes by what is new.
-                self.broker.sweep();
+                self.modules.broker.sweep();
             }
             Err(problems) => {
                 self.unit("configuration", Err(problems.to_string()), &mut failed);
@@ -77,8 +64,11 @@ impl Live {
                 tracing::warn!("{key} has changed in the file; that needs a restart");
             }
         }
-        self.broker.replace_settings(wiring::core_settings(config));
-        self.limiter
+        self.modules
+            .broker
+            .replace_settings(wiring::core_settings(config));
+        self.modules
+            .limiter
             .replace(wiring::limiter_settings(config), Now::read());
         self.unit("configuration", Ok(()), failed);
     }
@@ -92,15 +82,15 @@ impl Live {
                         tracing::warn!("{warning}");
                     }
                     // Trust first: what is revoked is refused even if the old handshake lets it in.
-                    self.desk.set_trust(&name, loaded.trust);
-                    self.broker.replace_tls(&name, loaded.config);
+                    self.modules.desk.set_trust(&name, loaded.trust);
+                    self.modules.broker.replace_tls(&name, loaded.config);
                 });
             self.unit(&format!("listener {name}"), result, failed);
         }
     }
 
     fn identities(&self, config: &Config, failed: &mut Vec<String>) {
-        for unit in self.desk.reload(wiring::auth_settings(config)) {
+        for unit in self.modules.desk.reload(wiring::auth_settings(config)) {
             let result = unit.error.map_or(Ok(()), |error| Err(error.to_string()));
             self.unit(&unit.unit, result, failed);
         }
@@ -113,13 +103,13 @@ impl Live {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                self.audit.set_policy_hash(policy.hash().to_owned());
+                self.modules.audit.set_policy_hash(policy.hash().to_owned());
                 tracing::info!(
                     policy = policy.hash(),
                     rules = policy.counts().rules,
                     "policy loaded"
                 );
-                self.acl.replace(policy);
+                self.modules.acl.replace(policy);
             });
         self.unit("policy", result, failed);
     }
@@ -130,7 +120,7 @@ impl Live {
             tracing::error!(unit, "kept as it was: {error}");
             failed.push(unit.to_owned());
         }
-        self.broker.observe(&Event::Reloaded {
+        self.modules.broker.observe(&Event::Reloaded {
             unit,
             error: error.as_deref(),
         });

@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 
 use crate::config::{self, Config};
 use crate::control::{self, Control};
-use crate::http::{self, Sample};
+use crate::http;
+use crate::numbers;
 use crate::reload::Live;
 use crate::wiring;
 
@@ -55,19 +56,6 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
     }
     let _lock = lock(&config.data_dir).map_err(one)?;
     let stop = Arc::new(Notify::new());
-    let audit = Arc::new(start_audit(&config, &stop).map_err(one)?);
-    audit.set_policy_hash(loaded.policy.hash().to_owned());
-    let bans = Bans::load(config.data_dir.join("bans.json"), now)
-        .map(Arc::new)
-        .map_err(|error| one(error.to_string()))?;
-    let limiter = Arc::new(Limiter::new(wiring::limiter_settings(&config), now));
-
-    let mut builder = Broker::builder().settings(wiring::core_settings(&config));
-    for listener in wiring::listeners(&config, &loaded) {
-        builder = builder.listener(listener);
-    }
-    let (hash, counts) = (loaded.policy.hash().to_owned(), loaded.policy.counts());
-    let (desk, acl) = (Arc::new(loaded.desk), Arc::new(Acl::new(loaded.policy)));
     let control_socket = control::bind(&config.data_dir).map_err(|error| {
         let path = control::socket_path(&config.data_dir);
         one(format!("{}: {error}", path.display()))
@@ -80,33 +68,7 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         })?),
         None => None,
     };
-    let broker = builder
-        .authenticator(Arc::clone(&desk) as _)
-        .authorizer(Arc::clone(&acl) as _)
-        .admission(Arc::clone(&bans) as _)
-        .admission(Arc::clone(&limiter) as _)
-        .observer(Arc::clone(&audit) as _)
-        .start()
-        .await
-        .map(Arc::new)
-        .map_err(|error| {
-            audit.stop(Now::read());
-            one(error.to_string())
-        })?;
-    tracing::info!(
-        policy = &*hash,
-        rules = counts.rules,
-        roles = counts.links,
-        "policy in force"
-    );
-    let running = Running {
-        desk,
-        acl,
-        bans,
-        limiter,
-        audit,
-        broker,
-    };
+    let running = start(&config, loaded, &stop, now).map_err(one)?;
     let mut tasks = vec![tokio::spawn(control::serve(
         control_socket,
         Arc::new(running.control()),
@@ -115,7 +77,7 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         if let Ok(address) = socket.local_addr() {
             tracing::info!(%address, "metrics and health over HTTP");
         }
-        let (source, healthy) = (running.numbers(), running.healthy());
+        let (source, healthy) = (numbers::source(&running), running.healthy());
         tasks.push(tokio::spawn(async move {
             if let Err(error) = http::serve(socket, source, healthy).await {
                 tracing::error!(%error, "the HTTP endpoint ended");
@@ -123,9 +85,10 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         }));
     }
     for (name, address) in running.broker.addresses() {
-        match address {
-            Some(address) => tracing::info!(listener = &*name, %address, "listening"),
-            None => tracing::info!(listener = &*name, "listening on a Unix socket"),
+        if let Some(address) = address {
+            tracing::info!(listener = &*name, %address, "listening");
+        } else {
+            tracing::info!(listener = &*name, "listening on a Unix socket");
         }
     }
     on_ready(&running.broker);
@@ -147,6 +110,54 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
     reason
 }
 
+/// Starts the record, the modules and the broker with them.
+fn start(
+    config: &Config,
+    loaded: wiring::Loaded,
+    stop: &Arc<Notify>,
+    now: Now,
+) -> Result<Running, String> {
+    let audit = Arc::new(start_audit(config, stop)?);
+    audit.set_policy_hash(loaded.policy.hash().to_owned());
+    let bans = Bans::load(config.data_dir.join("bans.json"), now)
+        .map(Arc::new)
+        .map_err(|error| error.to_string())?;
+    let limiter = Arc::new(Limiter::new(wiring::limiter_settings(config), now));
+
+    let mut builder = Broker::builder().settings(wiring::core_settings(config));
+    for listener in wiring::listeners(config, &loaded) {
+        builder = builder.listener(listener);
+    }
+    let (hash, counts) = (loaded.policy.hash().to_owned(), loaded.policy.counts());
+    let (desk, acl) = (Arc::new(loaded.desk), Arc::new(Acl::new(loaded.policy)));
+    let broker = builder
+        .authenticator(Arc::clone(&desk) as _)
+        .authorizer(Arc::clone(&acl) as _)
+        .admission(Arc::clone(&bans) as _)
+        .admission(Arc::clone(&limiter) as _)
+        .observer(Arc::clone(&audit) as _)
+        .start()
+        .map(Arc::new)
+        .map_err(|error| {
+            audit.stop(Now::read());
+            error.to_string()
+        })?;
+    tracing::info!(
+        policy = &*hash,
+        rules = counts.rules,
+        roles = counts.links,
+        "policy in force"
+    );
+    Ok(Running {
+        desk,
+        acl,
+        bans,
+        limiter,
+        audit,
+        broker,
+    })
+}
+
 /// Signals that the program answers.
 struct Signals {
     terminate: Signal,
@@ -165,13 +176,20 @@ impl Signals {
 }
 
 /// The modules of a running broker.
-struct Running {
-    desk: Arc<Desk>,
-    acl: Arc<Acl>,
-    bans: Arc<Bans>,
-    limiter: Arc<Limiter>,
-    audit: Arc<Audit>,
-    broker: Arc<Broker>,
+#[derive(Clone)]
+pub struct Running {
+    /// Who is it?
+    pub desk: Arc<Desk>,
+    /// May it?
+    pub acl: Arc<Acl>,
+    /// Who is kept out.
+    pub bans: Arc<Bans>,
+    /// Is it behaving?
+    pub limiter: Arc<Limiter>,
+    /// Can we prove it?
+    pub audit: Arc<Audit>,
+    /// The broker.
+    pub broker: Arc<Broker>,
 }
 
 impl Running {
@@ -183,11 +201,7 @@ impl Running {
         stop: &Notify,
     ) -> Result<(), Vec<String>> {
         let live = Arc::new(Mutex::new(Live {
-            desk: Arc::clone(&self.desk),
-            acl: Arc::clone(&self.acl),
-            limiter: Arc::clone(&self.limiter),
-            audit: Arc::clone(&self.audit),
-            broker: Arc::clone(&self.broker),
+            modules: self.clone(),
             config,
         }));
         loop {
@@ -237,135 +251,6 @@ impl Running {
             } else {
                 Err("the audit record takes nothing; new clients are refused".to_owned())
             }
-        })
-    }
-
-    fn numbers(&self) -> http::Source {
-        let broker = Arc::clone(&self.broker);
-        let (limiter, audit) = (Arc::clone(&self.limiter), Arc::clone(&self.audit));
-        let (acl, desk, bans) = (
-            Arc::clone(&self.acl),
-            Arc::clone(&self.desk),
-            Arc::clone(&self.bans),
-        );
-        Arc::new(move || {
-            let sample = |name: &str, counter, help: &str, value| Sample {
-                name: name.to_owned(),
-                counter,
-                help: help.trim_end_matches('.').to_owned(),
-                value,
-            };
-            let core = broker.metrics().list().into_iter();
-            let mut samples: Vec<Sample> = core
-                .map(|(name, kind, help, value)| sample(name, kind == "counter", help, value))
-                .collect();
-            let (limits, record) = (limiter.stats(), audit.stats());
-            let sweep = u64::try_from(broker.last_sweep().as_millis()).unwrap_or(u64::MAX);
-            samples.extend([
-                sample(
-                    "policy_rules",
-                    false,
-                    "Rules of the policy in force",
-                    acl.policy().counts().rules as u64,
-                ),
-                sample(
-                    "policy_sweep_milliseconds",
-                    false,
-                    "How long the last policy change took to reach every session",
-                    sweep,
-                ),
-                sample(
-                    "password_hashes",
-                    true,
-                    "Password hashes computed",
-                    desk.password_hashes(),
-                ),
-                sample(
-                    "token_roles_ignored",
-                    true,
-                    "Role values in tokens that cannot be role names",
-                    desk.ignored_roles(),
-                ),
-                sample(
-                    "bans_refused",
-                    true,
-                    "Refusals because of a ban",
-                    bans.refused(),
-                ),
-                sample(
-                    "limit_arrivals_refused",
-                    true,
-                    "Connections refused for their address's rate",
-                    limits.arrivals_refused,
-                ),
-                sample(
-                    "limit_attempts_delayed",
-                    true,
-                    "Authentication attempts delayed",
-                    limits.attempts_delayed,
-                ),
-                sample(
-                    "limit_attempts_refused",
-                    true,
-                    "Authentication attempts refused",
-                    limits.attempts_refused,
-                ),
-                sample(
-                    "limit_connects_delayed",
-                    true,
-                    "Connects delayed for flapping",
-                    limits.connects_delayed,
-                ),
-                sample(
-                    "limit_connects_refused",
-                    true,
-                    "Connects refused for flapping",
-                    limits.connects_refused,
-                ),
-                sample(
-                    "limit_batches_slowed",
-                    true,
-                    "Read batches slowed by a rate limit",
-                    limits.batches_slowed,
-                ),
-                sample(
-                    "limit_floods_ended",
-                    true,
-                    "Connections ended for a flood",
-                    limits.floods_ended,
-                ),
-                sample(
-                    "audit_records",
-                    true,
-                    "Audit records on disk",
-                    record.records,
-                ),
-                sample(
-                    "audit_bytes",
-                    false,
-                    "Bytes of audit records kept",
-                    record.bytes,
-                ),
-                sample(
-                    "audit_lost",
-                    true,
-                    "Events that could not be recorded",
-                    record.lost,
-                ),
-                sample(
-                    "audit_counted",
-                    true,
-                    "Events counted into summaries",
-                    record.counted,
-                ),
-                sample(
-                    "audit_full",
-                    false,
-                    "1 when the record is full",
-                    record.full.into(),
-                ),
-            ]);
-            samples
         })
     }
 }

@@ -113,12 +113,12 @@ impl Compiled {
     fn values(&self, who: &Snapshot, parts: &[Arc<Trie>]) -> Box<Values> {
         let mut values: Vec<Option<Box<str>>> = Vec::new();
         for number in parts.iter().flat_map(|trie| trie.slots_used()) {
-            let place = usize::from(number);
+            let place = usize::from(*number);
             if values.len() <= place {
                 values.resize(place + 1, None);
             }
             if let (Some(value @ None), Some(slot)) =
-                (values.get_mut(place), self.policy.slots.get(number))
+                (values.get_mut(place), self.policy.slots.get(*number))
             {
                 *value = slot.value(who).map(Into::into);
             }

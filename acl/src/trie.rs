@@ -115,6 +115,7 @@ pub(crate) struct Trie {
     table: HashTable<u32>,
     effects: Vec<Effects>,
     shares: Vec<(Level, Effect, u32)>,
+    slots_used: Box<[u16]>,
     hasher: RandomState,
 }
 
@@ -127,6 +128,7 @@ impl Trie {
             table: HashTable::new(),
             effects: Vec::new(),
             shares: Vec::new(),
+            slots_used: Box::default(),
             hasher: RandomState::default(),
         };
         trie.node();
@@ -137,6 +139,7 @@ impl Trie {
                 trie.shares.push((group.clone(), rule.effect, number));
             }
         }
+        trie.slots_used = trie.find_slots();
         trie.nodes.shrink_to_fit();
         trie.edges.shrink_to_fit();
         trie.effects.shrink_to_fit();
@@ -326,13 +329,20 @@ impl Trie {
     }
 
     /// Which slots the rules name.
-    pub(crate) fn slots_used(&self) -> impl Iterator<Item = u16> {
+    pub(crate) fn slots_used(&self) -> &[u16] {
+        &self.slots_used
+    }
+
+    fn find_slots(&self) -> Box<[u16]> {
         let nodes = self.nodes.iter().flat_map(|node| node.slots.iter());
         let groups = self.shares.iter().filter_map(|(group, _, _)| match group {
             Level::Slot(number) => Some(*number),
             Level::Literal(_) | Level::Any | Level::Rest => None,
         });
-        nodes.map(|(number, _)| *number).chain(groups)
+        let mut used: Vec<u16> = nodes.map(|(number, _)| *number).chain(groups).collect();
+        used.sort_unstable();
+        used.dedup();
+        used.into()
     }
 
     /// What the rules say of a concrete topic. Stops at the first deny.

@@ -2,7 +2,7 @@
 //!
 //! ```no_run
 //! # async fn example(modules: portcullis_core::broker::Builder) -> Result<(), portcullis_core::broker::StartError> {
-//! let broker = modules.start().await?;
+//! let broker = modules.start()?;
 //! println!("{:?}", broker.addresses());
 //! broker.stop().await;
 //! # Ok(())
@@ -120,7 +120,11 @@ impl Builder {
     /// # Errors
     ///
     /// The first listener that cannot be bound; nothing is left running.
-    pub async fn start(self) -> Result<Broker, StartError> {
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Result<Broker, StartError> {
         if self.listeners.is_empty() {
             return Err(StartError::NoListener);
         }

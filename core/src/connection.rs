@@ -177,16 +177,10 @@ impl Connection {
         self.count();
         // Whatever this batch routed is on its way before its sender is slowed or ended.
         drop(routing);
-        let verdict = self.watch.batch(&std::mem::take(&mut self.facts), now);
+        let facts = std::mem::take(&mut self.facts);
+        let weighed = self.weigh(&facts, now);
         result?;
-        match verdict {
-            Verdict::Admit => {}
-            Verdict::Slow(wait) => self.paused = Some(now.mono + wait),
-            Verdict::Refuse { code, reason, will } => {
-                self.limit_hit("admission", &reason, now);
-                return Err(End::Server(Close { code, reason, will }));
-            }
-        }
+        weighed?;
         Ok(consumed)
     }
 
@@ -213,9 +207,18 @@ impl Connection {
                 self.facts.publish_bytes += size as u64;
                 self.publish(&publish, size, settings, waker, routing)
             }
-            Packet::PubAck(ack) => self.acknowledged(AckKind::PubAck, &ack, routing),
-            Packet::PubRec(ack) => self.acknowledged(AckKind::PubRec, &ack, routing),
-            Packet::PubComp(ack) => self.acknowledged(AckKind::PubComp, &ack, routing),
+            Packet::PubAck(ack) => {
+                self.acknowledged(AckKind::PubAck, &ack, routing);
+                Ok(())
+            }
+            Packet::PubRec(ack) => {
+                self.acknowledged(AckKind::PubRec, &ack, routing);
+                Ok(())
+            }
+            Packet::PubComp(ack) => {
+                self.acknowledged(AckKind::PubComp, &ack, routing);
+                Ok(())
+            }
             Packet::PubRel(ack) => {
                 self.release(&ack);
                 Ok(())
@@ -255,7 +258,7 @@ impl Connection {
             Delivery::ExactlyOnce { id, .. } => Some((AckKind::PubRec, id)),
         };
         if let Some((kind, id)) = flow {
-            if kind == AckKind::PubRec && self.engine.is_received(&self.attached, id.get()) {
+            if kind == AckKind::PubRec && self.attached.is_received(id.get()) {
                 // A repetition: acknowledged again, not published again. If the first one's
                 // acknowledgement still waits, this one takes its place in the order behind it.
                 self.answer(kind, id, ReasonCode::Success, SmallVec::new(), 0, waker);
@@ -276,7 +279,7 @@ impl Connection {
                     reason = ReasonCode::Success;
                 }
                 if kind == AckKind::PubRec && !reason.is_error() {
-                    self.engine.received(&self.attached, id.get());
+                    self.attached.received(id.get());
                 }
                 self.answer(kind, id, reason, published.tickets, size, waker);
                 Ok(())
@@ -363,7 +366,7 @@ impl Connection {
                 ReasonCode::NotAuthorized
             } else {
                 if kind == AckKind::PubRec {
-                    self.engine.received(&self.attached, id.get());
+                    self.attached.received(id.get());
                 }
                 ReasonCode::Success
             };
@@ -376,7 +379,7 @@ impl Connection {
     /// \[MQTT-3.3.4-9\], and, for 3.x, within what may be held.
     fn admit_flow(&self, settings: &Settings) -> Result<(), End> {
         if self.terms.version.is_v5() {
-            let open = self.engine.unreleased(&self.attached)
+            let open = self.attached.unreleased()
                 + self
                     .acks
                     .iter()
@@ -471,25 +474,14 @@ impl Connection {
         Ok(())
     }
 
-    fn acknowledged(
-        &mut self,
-        kind: AckKind,
-        ack: &Ack<'_>,
-        routing: &Routing<'_>,
-    ) -> Result<(), End> {
-        self.engine.acknowledged(
-            &self.attached,
-            kind,
-            ack.id.get(),
-            ack.reason,
-            routing.now,
-            &mut self.replies,
-        );
-        Ok(())
+    fn acknowledged(&mut self, kind: AckKind, ack: &Ack<'_>, routing: &Routing<'_>) {
+        let (id, now) = (ack.id.get(), routing.now);
+        self.attached
+            .acknowledged(kind, id, ack.reason, now, &mut self.replies);
     }
 
     fn release(&mut self, ack: &Ack<'_>) {
-        let known = self.engine.released(&self.attached, ack.id.get());
+        let known = self.attached.released(ack.id.get());
         let reason = if known || !self.terms.version.is_v5() {
             ReasonCode::Success
         } else {
@@ -616,7 +608,7 @@ impl Connection {
         let session = Arc::clone(&self.attached.session);
         let engine = Arc::clone(&self.engine);
         let mut routing = engine.routing(Some(&session), now);
-        match engine.take(&self.attached, into, waker, &mut routing) {
+        match self.attached.take(into, waker, &mut routing) {
             Taken::Output { sent, stalled } => {
                 self.facts.egress_messages += sent;
                 engine.metrics.messages_sent.add(sent);
@@ -648,7 +640,7 @@ impl Connection {
     pub(crate) fn wrote(&mut self, bytes: usize, now: Now) {
         self.engine.metrics.bytes_sent.add(bytes as u64);
         if self.stalled.is_some() {
-            self.engine.progressed(&self.attached, now);
+            self.attached.progressed(now);
         }
         if self.outbound_is_life() {
             self.heard = now.mono;
@@ -663,10 +655,33 @@ impl Connection {
         !self.terms.version.is_v5() && (asked.is_zero() || asked > max)
     }
 
-    /// Until when reading is paused by a rate limit.
-    pub(crate) fn paused(&mut self, now: Now) -> Option<Instant> {
-        self.paused = self.paused.filter(|until| *until > now.mono);
-        self.paused
+    /// Whether reading is paused by a rate limit. When a pause ends the meters are asked again:
+    /// the debt may be larger than one pause.
+    pub(crate) fn is_paused(&mut self, now: Now) -> Result<bool, End> {
+        match self.paused {
+            None => Ok(false),
+            Some(until) if until > now.mono => Ok(true),
+            Some(_) => {
+                self.paused = None;
+                self.weigh(&BatchFacts::default(), now)?;
+                Ok(self.paused.is_some())
+            }
+        }
+    }
+
+    /// Asks the meters about what was read.
+    fn weigh(&mut self, facts: &BatchFacts, now: Now) -> Result<(), End> {
+        match self.watch.batch(facts, now) {
+            Verdict::Admit => Ok(()),
+            Verdict::Slow(wait) => {
+                self.paused = Some(now.mono + wait);
+                Ok(())
+            }
+            Verdict::Refuse { code, reason, will } => {
+                self.limit_hit("admission", &reason, now);
+                Err(End::Server(Close { code, reason, will }))
+            }
+        }
     }
 
     /// When to look again: keep alive, the end of the identity, a pause, a stall.

@@ -84,7 +84,7 @@ metrics! {
     subscribes_denied: "counter", "Subscriptions refused by the policy.";
     deliveries_denied: "counter", "Deliveries withheld by the policy.";
     stored_withheld: "counter", "Stored messages withheld because their author lost the right.";
-    dropped_qos0: "counter", "QoS 0 messages dropped because the receiver's queue was full.";
+    dropped_qos0: "counter", "`QoS` 0 messages dropped because the receiver's queue was full.";
     dropped_offline: "counter", "Messages dropped from full queues of offline sessions.";
     dropped_too_large: "counter", "Messages not sent because they exceed the client's Maximum Packet Size.";
     dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";

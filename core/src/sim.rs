@@ -1,6 +1,11 @@
 //! A broker without sockets for tests: engine and connections driven by hand, with an invented
 //! clock and a policy that a test can change.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a test names what it expects and panics over the rest"
+)]
+
 mod rules;
 mod sessions;
 mod shared;
@@ -433,7 +438,7 @@ impl World {
                 &subject,
                 self.now.unix_millis(),
             );
-            let stored = guard::will(publication, &subject.rights(modules), modules).unwrap();
+            let stored = guard::will(&publication, &subject.rights(modules), modules).unwrap();
             Will::new(stored, delay, None)
         });
         let attached = self.engine.attach(

@@ -133,7 +133,12 @@ impl<'a> TopicFilter<'a> {
             Some(rest) if rest.starts_with('/') => {
                 let rest = rest.strip_prefix('/').unwrap_or_default();
                 let (group, filter) = rest.split_once('/').ok_or(TopicError::Share)?;
-                if group.is_empty() || filter.is_empty() || group.contains(['+', '#', '\0']) {
+                let nested = filter == "$share" || filter.starts_with("$share/");
+                if group.is_empty()
+                    || filter.is_empty()
+                    || group.contains(['+', '#', '\0'])
+                    || nested
+                {
                     return Err(TopicError::Share);
                 }
                 (Some(group), filter)
@@ -268,6 +273,7 @@ mod tests {
             ("$share/g/", Err(TopicError::Share)),
             ("$share//a", Err(TopicError::Share)),
             ("$share/+/a", Err(TopicError::Share)),
+            ("$share/g/$share/h/a", Err(TopicError::Share)),
             ("$share/g#/a", Err(TopicError::Share)),
             ("a/b/c/d/e", Err(TopicError::TooDeep)),
         ] {

@@ -46,7 +46,8 @@ impl Who {
         let text = &self.principal;
         let principal = match text.split_once(':') {
             _ if text == "anonymous" => Principal::anonymous(),
-            Some((kind @ ("cert" | "jwt" | "user" | "system"), name)) => {
+            Some(("system", name)) => Principal::system(name),
+            Some((kind @ ("cert" | "jwt" | "user"), name)) => {
                 Principal::vouched(kind, name).map_err(|error| format!("`{text}`: {error}"))?
             }
             _ => {

@@ -19,6 +19,10 @@ use crate::wire::ReasonCode;
 
 /// What a bus carries and keeps; the start-up report names what is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each named where it is asked for"
+)]
 pub struct Keeps {
     /// Messages come back with the author that they were appended with.
     pub author: bool,

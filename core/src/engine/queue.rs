@@ -146,12 +146,6 @@ impl Queue {
         metrics.queued_messages.sub(1);
         metrics.queued_bytes.sub(weight as u64);
     }
-
-    /// What waits, oldest first; for tests.
-    #[cfg(test)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Queued> {
-        self.entries.iter()
-    }
 }
 
 /// Packet identifiers of `QoS` 2 messages that were received and not released yet.

@@ -10,7 +10,7 @@
 //! a connection that has something to write goes out with it.
 
 use std::collections::VecDeque;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -24,18 +24,13 @@ use crate::guard::{self, Authorized, Delivery, Grant, Rights, Stored, Subject};
 use crate::hook::Principal;
 use crate::message::{Message, Publication};
 use crate::topic::TopicFilter;
-use crate::wire::{self, AckKind, Outbound, QoS, ReasonCode, SubscribeOptions, Version};
+use crate::wire::{QoS, ReasonCode, SubscribeOptions};
 
+use super::flight::{InFlight, Kept, next_id};
+use super::link::{Close, Link, NewLink, OUTPUT_HIGH_WATER, Taken, WINDOW};
 use super::queue::{IdSet, Queue, Queued};
 use super::tree::{FilterRef, ShareGroup, Slot};
 use super::{Ids, Routing};
-
-/// Encoded bytes that may wait for the socket; beyond, messages wait in the queue.
-const OUTPUT_HIGH_WATER: usize = 256 << 10;
-
-/// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
-/// bounds the search for an acknowledged one.
-const WINDOW: u16 = 256;
 
 /// A session; shared by its connection, the subscription tree and the registry.
 pub(crate) struct Session {
@@ -58,46 +53,13 @@ pub(crate) struct State {
     index: HashTable<u32>,
     serial: u32,
     pub(super) queue: Queue,
-    inflight: VecDeque<InFlight>,
+    pub(super) inflight: VecDeque<InFlight>,
     last_id: u16,
     pub(super) received: IdSet,
     /// Walks over retained messages that are not finished.
     scans: VecDeque<Scan>,
     /// The session has ended: nothing is taken any more.
     pub(super) ended: bool,
-}
-
-/// The connection of a session.
-pub(crate) struct Link {
-    pub(super) version: Version,
-    /// Encoded packets for the socket; without an allocation while there are none.
-    output: Vec<u8>,
-    /// How large the output was when it was last taken.
-    usual: usize,
-    waker: Option<Waker>,
-    /// The connection knows that there is something to do.
-    awake: bool,
-    window: u16,
-    max_packet: usize,
-    /// When the client last acknowledged something or took bytes.
-    progress: Instant,
-    /// An order to close, by somebody else.
-    close: Option<Close>,
-    /// Messages encoded since the last take.
-    pub(super) sent: u64,
-    pub(super) connected_at: Instant,
-    pub(super) peer: Option<std::net::SocketAddr>,
-}
-
-/// An order to end a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Close {
-    /// What a 5.0 client is told.
-    pub(crate) code: ReasonCode,
-    /// For log and record.
-    pub(crate) reason: String,
-    /// Whether the will is published.
-    pub(crate) will: bool,
 }
 
 /// A will, put away at CONNECT.
@@ -149,46 +111,9 @@ impl From<Grant> for Covered {
     }
 }
 
-struct InFlight {
-    id: u16,
-    state: Awaits,
-}
-
-enum Awaits {
-    /// `QoS` 1 sent. The message is kept if the session can be resumed.
-    PubAck(Option<Kept>),
-    /// `QoS` 2 sent.
-    PubRec(Option<Kept>),
-    /// PUBREL sent.
-    PubComp,
-}
-
-struct Kept {
-    message: Stored<Message>,
-    retain: bool,
-    ids: Ids,
-}
-
 struct Scan {
     slot: Slot,
     after: Option<Box<str>>,
-}
-
-/// What a new connection brings.
-pub(crate) struct NewLink {
-    pub(crate) version: Version,
-    pub(crate) receive_maximum: Option<NonZeroU16>,
-    pub(crate) max_packet: Option<NonZeroU32>,
-    pub(crate) peer: Option<std::net::SocketAddr>,
-}
-
-/// What a connection took to write, and what it must know.
-pub(crate) enum Taken {
-    /// Go on; `sent` messages are in the output. `stalled` is since when publishers have waited
-    /// for this client without its making progress.
-    Output { sent: u64, stalled: Option<Instant> },
-    /// The connection must end.
-    Close(Close),
 }
 
 /// What became of a message at one receiver.
@@ -274,13 +199,11 @@ impl Session {
             subscription_ids: ids,
         };
         let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
-        match authorized {
-            Ok(delivery) => state.push(&delivery, &|| publication.store(), routing),
-            Err(_) => {
-                routing.metrics().deliveries_denied.inc();
-                Delivered::Not
-            }
-        }
+        let Ok(delivery) = authorized else {
+            routing.metrics().deliveries_denied.inc();
+            return Delivered::Not;
+        };
+        state.push(&delivery, &|| publication.store(), routing)
     }
 }
 
@@ -525,61 +448,6 @@ impl State {
         }
     }
 
-    /// The client acknowledged something.
-    pub(super) fn acknowledged(
-        &mut self,
-        kind: AckKind,
-        id: u16,
-        reason: ReasonCode,
-        now: Instant,
-        out: &mut Vec<u8>,
-    ) {
-        let version = match &mut self.link {
-            Some(link) => {
-                link.progress = now;
-                link.version
-            }
-            None => return,
-        };
-        let place = self.inflight.iter().position(|flight| flight.id == id);
-        let flight = place.and_then(|place| self.inflight.get_mut(place));
-        let wire_id = NonZeroU16::new(id);
-        match (kind, flight.map(|flight| &mut flight.state)) {
-            (AckKind::PubAck, Some(Awaits::PubAck(_)))
-            | (AckKind::PubComp, Some(Awaits::PubComp)) => self.forget(place),
-            // [MQTT-4.3.3-4]: an error ends the flow.
-            (AckKind::PubRec, Some(Awaits::PubRec(_))) if reason.is_error() => self.forget(place),
-            (AckKind::PubRec, Some(state @ (Awaits::PubRec(_) | Awaits::PubComp))) => {
-                *state = Awaits::PubComp;
-                if let Some(id) = wire_id {
-                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
-                }
-            }
-            (AckKind::PubRec, _) if !reason.is_error() => {
-                if let Some(id) = wire_id {
-                    let unknown = ReasonCode::PacketIdentifierNotFound;
-                    wire::ack(out, version, AckKind::PubRel, id, unknown, None);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn forget(&mut self, place: Option<usize>) {
-        match place {
-            Some(0) => {
-                self.inflight.pop_front();
-            }
-            Some(place) => {
-                self.inflight.remove(place);
-            }
-            None => {}
-        }
-        if self.inflight.is_empty() && self.inflight.capacity() > 64 {
-            self.inflight = VecDeque::new();
-        }
-    }
-
     /// Takes over a new connection. The caller has dealt with the old one.
     pub(super) fn connect(&mut self, new: &NewLink, now: Instant) {
         self.epoch += 1;
@@ -599,49 +467,6 @@ impl State {
             sent: 0,
             connected_at: now,
             peer: new.peer,
-        });
-    }
-
-    /// Sends again what was in flight, in its order \[MQTT-4.4.0-1\], \[MQTT-4.6.0-1\]; what the
-    /// policy no longer allows is dropped instead.
-    pub(super) fn resume(&mut self, routing: &mut Routing<'_>) {
-        let Self {
-            link,
-            inflight,
-            rights,
-            ..
-        } = self;
-        let Some(link) = link else { return };
-        inflight.retain(|flight| {
-            let Some(id) = NonZeroU16::new(flight.id) else {
-                return false;
-            };
-            let (kept, qos) = match &flight.state {
-                Awaits::PubComp => {
-                    let (out, version) = (&mut link.output, link.version);
-                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
-                    return true;
-                }
-                Awaits::PubAck(Some(kept)) => (kept, QoS::AtLeastOnce),
-                Awaits::PubRec(Some(kept)) => (kept, QoS::ExactlyOnce),
-                Awaits::PubAck(None) | Awaits::PubRec(None) => return false,
-            };
-            let Some(publication) = routing.reopen(&kept.message) else {
-                return false;
-            };
-            let delivery = Delivery {
-                publication: &publication,
-                qos,
-                retain: kept.retain,
-                subscription_ids: kept.ids.clone(),
-            };
-            match guard::deliver(rights, delivery, false, routing.modules()) {
-                Ok(delivery) => link.send(&delivery, Some((flight.id, true)), true, routing),
-                Err(_) => {
-                    routing.metrics().deliveries_denied.inc();
-                    false
-                }
-            }
         });
     }
 
@@ -798,44 +623,6 @@ fn index_hash(filter: FilterRef) -> u64 {
     foldhash::fast::FixedState::default().hash_one(filter)
 }
 
-/// The next packet identifier that is not in flight.
-fn next_id(last: &mut u16, inflight: &VecDeque<InFlight>) -> Option<u16> {
-    // At most WINDOW are in flight, so one of the next WINDOW + 1 is free; in the usual case the
-    // first, which is known free if the window does not reach around.
-    for _ in 0..=WINDOW {
-        *last = last.checked_add(1).unwrap_or(1);
-        let id = *last;
-        let wrapped = inflight.front().is_some_and(|oldest| oldest.id > id);
-        if !wrapped && inflight.back().is_none_or(|newest| newest.id < id) {
-            return Some(id);
-        }
-        if inflight.iter().all(|flight| flight.id != id) {
-            return Some(id);
-        }
-    }
-    None
-}
-
-impl InFlight {
-    fn new(id: u16, qos: QoS, kept: Option<Kept>) -> Self {
-        let state = match qos {
-            QoS::ExactlyOnce => Awaits::PubRec(kept),
-            QoS::AtLeastOnce | QoS::AtMostOnce => Awaits::PubAck(kept),
-        };
-        Self { id, state }
-    }
-}
-
-impl Kept {
-    fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
-        Self {
-            message,
-            retain: delivery.retain,
-            ids: delivery.subscription_ids.clone(),
-        }
-    }
-}
-
 impl Queued {
     fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
         Self {
@@ -843,68 +630,6 @@ impl Queued {
             qos: delivery.qos,
             retain: delivery.retain,
             ids: delivery.subscription_ids.clone(),
-        }
-    }
-}
-
-impl Link {
-    /// Encodes a delivery. `false`: it was not sent, because it expired or is larger than the
-    /// client takes \[MQTT-3.1.2-24\].
-    fn send(
-        &mut self,
-        delivery: &Authorized<Delivery<'_>>,
-        id: Option<(u16, bool)>,
-        resent: bool,
-        routing: &mut Routing<'_>,
-    ) -> bool {
-        let publication = delivery.publication;
-        let mut properties = publication.properties;
-        if publication.expires.is_some() {
-            match publication.remaining(routing.millis) {
-                Ok(remaining) => properties.expiry = remaining,
-                Err(_) if resent => properties.expiry = Some(0),
-                Err(_) => {
-                    routing.metrics().dropped_expired.inc();
-                    return false;
-                }
-            }
-        }
-        let promise = match (delivery.qos, id) {
-            (QoS::AtLeastOnce, Some((id, dup))) => {
-                NonZeroU16::new(id).map(|id| wire::Delivery::AtLeastOnce { id, dup })
-            }
-            (QoS::ExactlyOnce, Some((id, dup))) => {
-                NonZeroU16::new(id).map(|id| wire::Delivery::ExactlyOnce { id, dup })
-            }
-            (QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce, _) => None,
-        };
-        let outbound = Outbound {
-            topic: publication.topic.as_str(),
-            alias: None,
-            delivery: promise.unwrap_or(wire::Delivery::AtMostOnce),
-            retain: delivery.retain,
-            properties,
-            subscription_ids: &delivery.subscription_ids,
-            payload: publication.payload,
-        };
-        if self.max_packet != usize::MAX
-            && wire::publish_size(self.version, &outbound) > self.max_packet
-        {
-            routing.metrics().dropped_too_large.inc();
-            return false;
-        }
-        if self.output.capacity() == 0 {
-            self.output = Vec::with_capacity(self.usual);
-        }
-        wire::publish(&mut self.output, self.version, &outbound);
-        self.sent += 1;
-        true
-    }
-
-    fn wake(&mut self, routing: &mut Routing<'_>) {
-        if !self.awake {
-            self.awake = true;
-            routing.wakes.extend(self.waker.clone());
         }
     }
 }

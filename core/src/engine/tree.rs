@@ -23,10 +23,10 @@ use crate::topic::{TopicFilter, TopicName};
 
 use super::session::Session;
 
-const SHARDS: usize = 64;
+const SHARDS: u16 = 64;
 
 /// The shard of filters that begin with a wildcard.
-const WILD: u16 = SHARDS as u16;
+const WILD: u16 = SHARDS;
 
 /// Answers with more targets are not kept: computing them again costs less than the fan-out.
 const CACHED_TARGETS: usize = 8192;
@@ -108,7 +108,7 @@ struct Node {
     plus: Option<u32>,
     hash: Option<u32>,
     entries: SmallVec<[Entry; 1]>,
-    groups: Option<Box<Vec<Arc<ShareGroup>>>>,
+    groups: Vec<Arc<ShareGroup>>,
 }
 
 const ROOT: u32 = 0;
@@ -130,8 +130,8 @@ impl Tree {
 
     fn shard_of(&self, topic: &str) -> u16 {
         let first = topic.split('/').next().unwrap_or_default();
-        // Below SHARDS, so the cast loses nothing.
-        (self.hasher.hash_one(first) as usize % SHARDS) as u16
+        // The remainder is below SHARDS.
+        u16::try_from(self.hasher.hash_one(first) % u64::from(SHARDS)).unwrap_or_default()
     }
 
     fn shard(&self, number: u16) -> Option<&Shard> {
@@ -182,8 +182,7 @@ impl Tree {
             shard.version.fetch_add(1, Ordering::Release);
             return Some((name, None));
         };
-        let groups = here.groups.get_or_insert_default();
-        if let Some(known) = groups.iter().find(|known| *known.name == *group) {
+        if let Some(known) = here.groups.iter().find(|known| *known.name == *group) {
             // The group's members are read live: nobody's answer changes.
             Arc::make_mut(&mut *known.members.lock()).push(entry);
             return Some((name, Some(Arc::clone(known))));
@@ -193,7 +192,7 @@ impl Tree {
             members: Mutex::new(Arc::new(vec![entry])),
             next: AtomicUsize::new(0),
         });
-        groups.push(Arc::clone(&group));
+        here.groups.push(Arc::clone(&group));
         shard.version.fetch_add(1, Ordering::Release);
         Some((name, Some(group)))
     }
@@ -226,13 +225,9 @@ impl Tree {
             Some(group) => {
                 let mut members = group.members.lock();
                 Arc::make_mut(&mut *members).retain(|entry| !mine(entry));
-                if members.is_empty()
-                    && let Some(groups) = &mut node.groups
-                {
-                    groups.retain(|known| !Arc::ptr_eq(known, group));
-                    if groups.is_empty() {
-                        node.groups = None;
-                    }
+                if members.is_empty() {
+                    node.groups.retain(|known| !Arc::ptr_eq(known, group));
+                    node.groups.shrink_to_fit();
                 }
             }
         }
@@ -423,7 +418,7 @@ impl Body {
                 return;
             };
             let needed = !node.entries.is_empty()
-                || node.groups.is_some()
+                || !node.groups.is_empty()
                 || node.children > 0
                 || node.plus.is_some()
                 || node.hash.is_some();
@@ -452,9 +447,7 @@ impl Body {
     fn collect(&self, number: u32, found: &mut Found) {
         if let Some(node) = self.nodes.get(number as usize) {
             found.entries.extend(node.entries.iter().cloned());
-            if let Some(groups) = &node.groups {
-                found.shares.extend(groups.iter().cloned());
-            }
+            found.shares.extend(node.groups.iter().cloned());
         }
     }
 }

@@ -177,7 +177,7 @@ impl Driver {
     }
 
     fn read(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
-        if self.connection.paused(now).is_some() {
+        if self.connection.is_paused(now)? {
             return Ok(false);
         }
         if self.is_choked() {

@@ -139,6 +139,16 @@ struct Handshake<'g> {
     input: Vec<u8>,
 }
 
+/// A refusal before it is one: the code, the kind of check, the whole reason.
+type Denied = (ReasonCode, &'static str, String);
+
+/// A client that is who it says and may come in.
+struct Proven {
+    snapshot: Snapshot,
+    until: Option<SystemTime>,
+    data: Option<Vec<u8>>,
+}
+
 struct Ready {
     connection: Connection,
     greeting: Vec<u8>,
@@ -220,13 +230,8 @@ impl Handshake<'_> {
             let mut failed = Failed::silent("protocol", error.to_string());
             failed.version = version;
             // Who does not speak MQTT at all is told nothing.
-            failed.code = match error {
-                DecodeError::NotConnect => None,
-                _ if version.is_v5() || error == DecodeError::UnsupportedVersion => {
-                    Some(error.reason())
-                }
-                _ => None,
-            };
+            let told = version.is_v5() || error == DecodeError::UnsupportedVersion;
+            failed.code = (told && error != DecodeError::NotConnect).then(|| error.reason());
             failed
         })?;
         let failed = |code: ReasonCode, check, reason: String| Failed {
@@ -252,14 +257,18 @@ impl Handshake<'_> {
             }
         };
         let principal = accepted.identity.principal.clone();
-        self.admit(&connect, accepted, &settings)
-            .map_err(|(code, check, reason)| {
-                engine.metrics.refused_admission.inc();
-                Failed {
-                    claimed: Some(principal.as_str().to_owned()),
-                    ..failed(code, check, reason)
-                }
-            })
+        let refused = |(code, check, reason)| {
+            engine.metrics.refused_admission.inc();
+            Failed {
+                claimed: Some(principal.as_str().to_owned()),
+                ..failed(code, check, reason)
+            }
+        };
+        let proven = self
+            .behaved(&connect, accepted, &settings)
+            .await
+            .map_err(refused)?;
+        self.admit(&connect, proven, &settings).map_err(refused)
     }
 
     fn arrival(&self) -> Arrival<'_> {
@@ -274,7 +283,7 @@ impl Handshake<'_> {
         &self,
         connect: &Connect<'_>,
         settings: &Settings,
-    ) -> Result<(), (ReasonCode, &'static str, String)> {
+    ) -> Result<(), Denied> {
         let engine = &self.gate.engine;
         if !engine.modules.can_record() {
             return Err((
@@ -433,40 +442,56 @@ impl Handshake<'_> {
         }
     }
 
-    /// A proven client: the client-id rule, bans, its will, its session. No await in here, so that
-    /// nothing is half done when the deadline strikes.
-    fn admit(
+    /// A proven client: the client-id rule, bans, flapping. One that comes back too often waits.
+    async fn behaved(
         &self,
         connect: &Connect<'_>,
         accepted: Accepted,
         settings: &Settings,
-    ) -> Result<Ready, (ReasonCode, &'static str, String)> {
-        let engine = &self.gate.engine;
-        let now = Now::read();
+    ) -> Result<Proven, Denied> {
         let Accepted {
             identity,
             lease,
             data,
         } = accepted;
-        let client_id = client_id(
-            connect.client_id,
-            identity.principal.name(),
-            settings.client_id,
-        )
-        .map_err(|reason| (ReasonCode::NotAuthorized, "client-id", reason))?;
+        let name = identity.principal.name();
+        let client_id = client_id(connect.client_id, name, settings.client_id)
+            .map_err(|reason| (ReasonCode::NotAuthorized, "client-id", reason))?;
         let snapshot = Snapshot {
             identity,
             credential: lease.credential,
-            client_id: Arc::clone(&client_id),
+            client_id,
             listener: Arc::clone(&self.shared.name),
             address: self.peer.map(|peer| peer.ip().to_canonical()),
         };
-        match engine.modules.admit(&snapshot, now) {
-            // A delay after the proof would hold what was proven: it becomes a short refusal of
-            // reading instead, which the meters of the connection decide about.
-            Verdict::Admit | Verdict::Slow(_) => {}
+        match self.gate.engine.modules.admit(&snapshot, Now::read()) {
+            Verdict::Admit => {}
+            Verdict::Slow(wait) => sleep(wait).await,
             Verdict::Refuse { code, reason, .. } => return Err((code, "admission", reason)),
         }
+        Ok(Proven {
+            snapshot,
+            until: lease.until,
+            data,
+        })
+    }
+
+    /// Its will and its session. No await in here, so that nothing is half done when the deadline
+    /// strikes.
+    fn admit(
+        &self,
+        connect: &Connect<'_>,
+        proven: Proven,
+        settings: &Settings,
+    ) -> Result<Ready, Denied> {
+        let engine = &self.gate.engine;
+        let now = Now::read();
+        let Proven {
+            snapshot,
+            until,
+            data,
+        } = proven;
+        let client_id = Arc::clone(&snapshot.client_id);
         let subject = Subject::new(snapshot, &engine.modules);
         let will = self.will(connect, &subject, settings, now)?;
         let watch = engine
@@ -545,7 +570,7 @@ impl Handshake<'_> {
         let terms = Terms {
             version: connect.version,
             keep_alive: connect.keep_alive,
-            until: lease.until,
+            until,
             has_expiry: asked > 0,
             auth_method: connect.auth_method.map(Into::into),
             peer: self.peer,
@@ -564,7 +589,7 @@ impl Handshake<'_> {
         subject: &Arc<Subject>,
         settings: &Settings,
         now: Now,
-    ) -> Result<Option<Will>, (ReasonCode, &'static str, String)> {
+    ) -> Result<Option<Will>, Denied> {
         let Some(will) = &connect.will else {
             return Ok(None);
         };
@@ -588,7 +613,7 @@ impl Handshake<'_> {
             now.unix_millis(),
         );
         let rights = subject.rights(modules);
-        let message = guard::will(publication, &rights, modules).map_err(|(action, denial)| {
+        let message = guard::will(&publication, &rights, modules).map_err(|(action, denial)| {
             let rule = rights.describe(denial, modules);
             let reason = format!("{action} of the will to {topic:?} denied: {rule}");
             (ReasonCode::NotAuthorized, "will", reason)

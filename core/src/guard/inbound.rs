@@ -86,7 +86,8 @@ impl Inbound {
             if slots.is_empty() {
                 slots.resize_with(SLOTS, || None);
             }
-            let place = hasher.hash_one(topic) as usize % SLOTS;
+            // The remainder is below SLOTS.
+            let place = usize::try_from(hasher.hash_one(topic) % SLOTS as u64).unwrap_or_default();
             match slots.get_mut(place) {
                 Some(slot) => slot.get_or_insert_default(),
                 None => spare,

@@ -202,7 +202,7 @@ pub(crate) fn internal<'a>(
 
 /// Authorizes a will at CONNECT; it is stored and asked about again when it fires.
 pub(crate) fn will(
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
     rights: &Rights,
     modules: &Modules,
 ) -> Result<Stored<Message>, (&'static str, Denial)> {

@@ -25,6 +25,9 @@ pub enum PrincipalError {
     /// A control character.
     #[error("the name has a control character")]
     Control,
+    /// Not a kind of principal; `role` is for roles alone.
+    #[error("that is not a kind of principal")]
+    Kind,
 }
 
 impl Principal {
@@ -38,6 +41,10 @@ impl Principal {
     ///
     /// A name that nobody can have.
     pub fn vouched(kind: &str, name: &str) -> Result<Self, PrincipalError> {
+        let word = !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_lowercase());
+        if !word || matches!(kind, "role" | "anonymous" | "system") {
+            return Err(PrincipalError::Kind);
+        }
         if name.is_empty() {
             return Err(PrincipalError::Empty);
         }
@@ -58,7 +65,7 @@ impl Principal {
 
     /// A part of the broker itself that publishes: `system:NAME`.
     #[must_use]
-    pub fn system(name: &'static str) -> Self {
+    pub fn system(name: &str) -> Self {
         Self(format!("system:{name}").into())
     }
 

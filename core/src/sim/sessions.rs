@@ -104,7 +104,7 @@ fn a_clean_start_forgets_and_an_expired_session_is_gone() {
     let mut reader = world.connect("b", &persistent);
     assert!(reader.session_present);
     reader.lose(&world);
-    world.later(Duration::from_secs(3600));
+    world.later(Duration::from_hours(1));
     assert!(!world.connect("b", &persistent).session_present);
     let clean = As {
         clean: true,

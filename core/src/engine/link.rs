@@ -1,0 +1,129 @@
+//! The connection of a session: encoded output, and whom to wake for it.
+
+use std::num::{NonZeroU16, NonZeroU32};
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::guard::{Authorized, Delivery};
+use crate::wire::{self, Outbound, QoS, ReasonCode, Version};
+
+use super::Routing;
+
+/// Encoded bytes that may wait for the socket; beyond, messages wait in the queue.
+pub(super) const OUTPUT_HIGH_WATER: usize = 256 << 10;
+
+/// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
+/// bounds the search for an acknowledged one.
+pub(super) const WINDOW: u16 = 256;
+
+/// The connection of a session.
+pub(crate) struct Link {
+    pub(super) version: Version,
+    /// Encoded packets for the socket; without an allocation while there are none.
+    pub(super) output: Vec<u8>,
+    /// How large the output was when it was last taken.
+    pub(super) usual: usize,
+    pub(super) waker: Option<Waker>,
+    /// The connection knows that there is something to do.
+    pub(super) awake: bool,
+    pub(super) window: u16,
+    pub(super) max_packet: usize,
+    /// When the client last acknowledged something or took bytes.
+    pub(super) progress: Instant,
+    /// An order to close, by somebody else.
+    pub(super) close: Option<Close>,
+    /// Messages encoded since the last take.
+    pub(super) sent: u64,
+    pub(super) connected_at: Instant,
+    pub(super) peer: Option<std::net::SocketAddr>,
+}
+
+/// An order to end a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Close {
+    /// What a 5.0 client is told.
+    pub(crate) code: ReasonCode,
+    /// For log and record.
+    pub(crate) reason: String,
+    /// Whether the will is published.
+    pub(crate) will: bool,
+}
+
+/// What a new connection brings.
+pub(crate) struct NewLink {
+    pub(crate) version: Version,
+    pub(crate) receive_maximum: Option<NonZeroU16>,
+    pub(crate) max_packet: Option<NonZeroU32>,
+    pub(crate) peer: Option<std::net::SocketAddr>,
+}
+
+/// What a connection took to write, and what it must know.
+pub(crate) enum Taken {
+    /// Go on; `sent` messages are in the output. `stalled` is since when publishers have waited
+    /// for this client without its making progress.
+    Output { sent: u64, stalled: Option<Instant> },
+    /// The connection must end.
+    Close(Close),
+}
+
+impl Link {
+    /// Encodes a delivery. `false`: it was not sent, because it expired or is larger than the
+    /// client takes \[MQTT-3.1.2-24\].
+    pub(super) fn send(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        id: Option<(u16, bool)>,
+        resent: bool,
+        routing: &mut Routing<'_>,
+    ) -> bool {
+        let publication = delivery.publication;
+        let mut properties = publication.properties;
+        if publication.expires.is_some() {
+            match publication.remaining(routing.millis) {
+                Ok(remaining) => properties.expiry = remaining,
+                Err(_) if resent => properties.expiry = Some(0),
+                Err(_) => {
+                    routing.metrics().dropped_expired.inc();
+                    return false;
+                }
+            }
+        }
+        let promise = match (delivery.qos, id) {
+            (QoS::AtLeastOnce, Some((id, dup))) => {
+                NonZeroU16::new(id).map(|id| wire::Delivery::AtLeastOnce { id, dup })
+            }
+            (QoS::ExactlyOnce, Some((id, dup))) => {
+                NonZeroU16::new(id).map(|id| wire::Delivery::ExactlyOnce { id, dup })
+            }
+            (QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce, _) => None,
+        };
+        let outbound = Outbound {
+            topic: publication.topic.as_str(),
+            alias: None,
+            delivery: promise.unwrap_or(wire::Delivery::AtMostOnce),
+            retain: delivery.retain,
+            properties,
+            subscription_ids: &delivery.subscription_ids,
+            payload: publication.payload,
+        };
+        if self.max_packet != usize::MAX
+            && wire::publish_size(self.version, &outbound) > self.max_packet
+        {
+            routing.metrics().dropped_too_large.inc();
+            return false;
+        }
+        if self.output.capacity() == 0 {
+            self.output = Vec::with_capacity(self.usual);
+        }
+        wire::publish(&mut self.output, self.version, &outbound);
+        self.sent += 1;
+        true
+    }
+
+    pub(super) fn wake(&mut self, routing: &mut Routing<'_>) {
+        if !self.awake {
+            self.awake = true;
+            routing.wakes.extend(self.waker.clone());
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::guard::Grant;
+use crate::hook::Event;
+use crate::topic::TopicFilter;
+use crate::wire::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
+
+use super::session::Subscription;
+use super::tree::Entry;
+use super::{Attached, Engine, Routing};
+
+impl Engine {
+    /// Subscribes, or replaces a subscription \[MQTT-3.8.4-3\]. The answer is the SUBACK's code.
+    pub(crate) fn subscribe(
+        &self,
+        attached: &Attached,
+        filter: TopicFilter<'_>,
+        mut options: SubscribeOptions,
+        id: Option<NonZeroU32>,
+        routing: &mut Routing<'_>,
+    ) -> ReasonCode {
+        let session = &attached.session;
+        let mut state = session.lock();
+        if state.epoch != attached.epoch || state.ended {
+            return ReasonCode::UnspecifiedError;
+        }
+        state.refresh(routing);
+        let who = Arc::clone(&state.subject);
+        let denied = |rule: &str| {
+            self.metrics.subscribes_denied.inc();
+            let event = Event::SubscribeDenied {
+                who: who.snapshot(),
+                filter: filter.as_str(),
+                rule,
+            };
+            self.modules.observe(&event, routing.now);
+        };
+        let grant = match routing.cover(&state.rights, filter) {
+            Ok(grant) => grant,
+            Err(rule) => {
+                denied(&rule);
+                return ReasonCode::NotAuthorized;
+            }
+        };
+        options.qos = options.qos.min(routing.settings.mqtt.max_qos);
+        let known = self
+            .tree
+            .find(filter)
+            .and_then(|name| state.slot_of(name, filter.share()));
+        let is_new = known.is_none();
+        let slot = if let Some(slot) = known {
+            if let Some(subscription) = state.subscriptions.get_mut(slot.place as usize) {
+                subscription.options = options;
+                subscription.id = id;
+                subscription.cover = grant.into();
+            }
+            slot
+        } else {
+            let limit = routing.settings.limits.subscriptions_per_session;
+            if state.subscriptions.len() >= limit {
+                self.metrics.limits_hit.inc();
+                denied(&format!("limits.subscriptions-per-session = {limit}"));
+                return ReasonCode::QuotaExceeded;
+            }
+            let slot = state.next_slot();
+            let entry = Entry {
+                session: Arc::clone(session),
+                slot,
+            };
+            let Some((name, share)) = self.tree.add(filter, entry) else {
+                return ReasonCode::ImplementationSpecificError;
+            };
+            state.insert(Subscription {
+                filter: name,
+                share,
+                options,
+                id,
+                serial: slot.serial,
+                cover: grant.into(),
+            });
+            self.metrics.subscriptions.inc();
+            self.bus.declare(filter, true);
+            slot
+        };
+        let wanted = match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        if wanted && filter.share().is_none() {
+            state.send_retained(slot, routing);
+        }
+        drop(state);
+        let event = Event::Subscribed {
+            who: who.snapshot(),
+            filter: filter.as_str(),
+            qos: options.qos,
+            narrowed: grant == Grant::Narrowed,
+        };
+        self.modules.observe(&event, routing.now);
+        match options.qos {
+            QoS::AtMostOnce => ReasonCode::Success,
+            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+        }
+    }
+
+    /// Gives a subscription up; never refused.
+    pub(crate) fn unsubscribe(
+        &self,
+        attached: &Attached,
+        filter: TopicFilter<'_>,
+        routing: &mut Routing<'_>,
+    ) -> ReasonCode {
+        let session = &attached.session;
+        let mut state = session.lock();
+        if state.epoch != attached.epoch {
+            return ReasonCode::UnspecifiedError;
+        }
+        let slot = self
+            .tree
+            .find(filter)
+            .and_then(|name| state.slot_of(name, filter.share()));
+        let Some((slot, subscription)) = slot.and_then(|slot| Some((slot, state.remove(slot)?)))
+        else {
+            return ReasonCode::NoSubscriptionExisted;
+        };
+        self.tree.remove(
+            subscription.filter,
+            subscription.share.as_ref(),
+            session,
+            slot,
+        );
+        self.metrics.subscriptions.sub(1);
+        self.bus.declare(filter, false);
+        let who = Arc::clone(&state.subject);
+        drop(state);
+        let event = Event::Unsubscribed {
+            who: who.snapshot(),
+            filter: filter.as_str(),
+        };
+        self.modules.observe(&event, routing.now);
+        ReasonCode::Success
+    }
+}

@@ -1,0 +1,117 @@
+//! Every number that the program exports.
+
+use std::sync::Arc;
+
+use crate::http::{Sample, Source};
+use crate::run::Running;
+
+/// Reads the numbers of a running broker: the core's, then the modules'.
+#[must_use]
+pub fn source(running: &Running) -> Source {
+    let running = running.clone();
+    Arc::new(move || {
+        let core = running.broker.metrics().list().into_iter();
+        let core = core.map(|(name, kind, help, value)| {
+            let counter = kind == "counter";
+            sample(name, counter, help, value)
+        });
+        core.chain(modules(&running)).collect()
+    })
+}
+
+fn sample(name: &str, counter: bool, help: &str, value: u64) -> Sample {
+    Sample {
+        name: name.to_owned(),
+        counter,
+        help: help.trim_end_matches('.').replace('`', ""),
+        value,
+    }
+}
+
+fn modules(running: &Running) -> impl Iterator<Item = Sample> {
+    let (limits, record) = (running.limiter.stats(), running.audit.stats());
+    let rules = running.acl.policy().counts().rules as u64;
+    let sweep = u64::try_from(running.broker.last_sweep().as_millis()).unwrap_or(u64::MAX);
+    let hashes = running.desk.password_hashes();
+    let gauges = [
+        ("policy_rules", "Rules of the policy in force", rules),
+        (
+            "policy_sweep_milliseconds",
+            "How long the last change of policy took to reach every session",
+            sweep,
+        ),
+        ("audit_bytes", "Bytes of audit records kept", record.bytes),
+        (
+            "audit_full",
+            "1 when the record is full",
+            record.full.into(),
+        ),
+        (
+            "audit_failing",
+            "1 when the record cannot be written",
+            record.failing.into(),
+        ),
+    ];
+    let counters = [
+        ("password_hashes", "Password hashes computed", hashes),
+        (
+            "token_roles_ignored",
+            "Role values in tokens that cannot be role names",
+            running.desk.ignored_roles(),
+        ),
+        (
+            "bans_refused",
+            "Refusals because of a ban",
+            running.bans.refused(),
+        ),
+        (
+            "limit_arrivals_refused",
+            "Connections refused for their address's rate",
+            limits.arrivals_refused,
+        ),
+        (
+            "limit_attempts_delayed",
+            "Authentication attempts delayed",
+            limits.attempts_delayed,
+        ),
+        (
+            "limit_attempts_refused",
+            "Authentication attempts refused",
+            limits.attempts_refused,
+        ),
+        (
+            "limit_connects_delayed",
+            "Connects delayed for flapping",
+            limits.connects_delayed,
+        ),
+        (
+            "limit_connects_refused",
+            "Connects refused for flapping",
+            limits.connects_refused,
+        ),
+        (
+            "limit_batches_slowed",
+            "Read batches slowed by a rate limit",
+            limits.batches_slowed,
+        ),
+        (
+            "limit_floods_ended",
+            "Connections ended for a flood",
+            limits.floods_ended,
+        ),
+        ("audit_records", "Audit records on disk", record.records),
+        (
+            "audit_lost",
+            "Events that could not be recorded",
+            record.lost,
+        ),
+        (
+            "audit_counted",
+            "Events counted into summaries",
+            record.counted,
+        ),
+    ];
+    let gauges = gauges.map(|(name, help, value)| sample(name, false, help, value));
+    let counters = counters.map(|(name, help, value)| sample(name, true, help, value));
+    gauges.into_iter().chain(counters)
+}
