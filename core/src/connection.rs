@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::engine::{Attached, Close, Engine, Published, Routing, Taken};
+use crate::engine::{Attached, Close, Engine, Published, Routing, Session, Taken};
 use crate::guard::{Inbound, Subject};
 use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
 use crate::message::{Asked, Publication};
@@ -143,6 +143,10 @@ impl Connection {
             stalled: None,
             auth_step: None,
         }
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.attached.session
     }
 
     /// Takes the packets at the beginning of `input`; says how many bytes they were. What is left

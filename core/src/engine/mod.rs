@@ -34,6 +34,7 @@ use smallvec::SmallVec;
 
 use crate::bus::{Appended, Bus, RetainedPage};
 use crate::clock::Now;
+use crate::connection::Connection;
 use crate::guard::{self, Authorized, Grant, Rights, Stored, Subject};
 use crate::hook::{Event, Modules, Principal, Snapshot, Use};
 use crate::message::{Asked, Message, Publication};
@@ -360,22 +361,31 @@ impl Engine {
         let begun = Instant::now();
         let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
         for session in sessions {
-            let mut routing = self.routing(None, now);
-            let mut state = session.lock();
-            state.refresh(&mut routing);
-            if state.link.is_some()
-                && let Err(reason) = state.subject.stands(Use::Live, &self.modules, now)
-            {
-                let close = Close {
-                    code: ReasonCode::NotAuthorized,
-                    reason,
-                    will: false,
-                };
-                state.order(close, &mut routing);
-            }
+            self.look_again(&session, now);
         }
         let took = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.sweep_millis.store(took, Ordering::Relaxed);
+    }
+
+    /// The same for one client that has just been admitted.
+    pub(crate) fn sweep_one(&self, connection: &Connection, now: Now) {
+        self.look_again(connection.session(), now);
+    }
+
+    fn look_again(&self, session: &Session, now: Now) {
+        let mut routing = self.routing(None, now);
+        let mut state = session.lock();
+        state.refresh(&mut routing);
+        if state.link.is_some()
+            && let Err(reason) = state.subject.stands(Use::Live, &self.modules, now)
+        {
+            let close = Close {
+                code: ReasonCode::NotAuthorized,
+                reason,
+                will: false,
+            };
+            state.order(close, &mut routing);
+        }
     }
 
     /// Nodes of the subscription tree; for tests of what is left behind.

@@ -245,6 +245,7 @@ impl Handshake<'_> {
         self.preconditions(&connect, &settings)
             .await
             .map_err(|(code, check, reason)| failed(code, check, reason))?;
+        let generation = engine.modules.standing_generation();
         let accepted = match self.authenticate(&connect).await? {
             Ok(accepted) => accepted,
             Err(refusal) => {
@@ -268,7 +269,12 @@ impl Handshake<'_> {
             .behaved(&connect, accepted, &settings)
             .await
             .map_err(refused)?;
-        self.admit(&connect, proven, &settings).map_err(refused)
+        let ready = self.admit(&connect, proven, &settings).map_err(refused)?;
+        if engine.modules.standing_generation() != generation {
+            // A revocation that came while this client was being judged found no session of it.
+            engine.sweep_one(&ready.connection, Now::read());
+        }
+        Ok(ready)
     }
 
     fn arrival(&self) -> Arrival<'_> {

@@ -1,0 +1,225 @@
+//! Who is it? Every kind of credential, and every way in which one fails.
+
+use std::fs;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use portcullis::pki::{Pki, TokenIssuer};
+use serde_json::{Value, json};
+
+use crate::client::{V3, V5, VERSIONS};
+use crate::harness::{ANNA, Broker, sign, unix_seconds, usual_claims};
+
+#[test]
+fn a_certificate_a_token_and_a_password_each_name_their_principal() {
+    let broker = Broker::start(|_| ());
+    for version in VERSIONS {
+        let token = broker.setup.token(&json!({}));
+        let dial = |id| broker.dial(version, id);
+        for (dial, principal) in [
+            (dial("by-certificate").certificate("device-1"), "cert:device-1"),
+            (dial("by-token").token(&token), "jwt:device-3"),
+            (dial("by-token-local").token(&token).local(), "jwt:device-3"),
+            (dial("by-password").login(ANNA), "user:anna"),
+            (dial("by-password-local").login(ANNA).local(), "user:anna"),
+            // A password is judged before a certificate.
+            (dial("by-both").certificate("device-1").login(ANNA), "user:anna"),
+        ] {
+            let client = dial.connect();
+            let list = broker.ask(&["client", "list"]).succeeded().out;
+            assert!(list.contains(principal), "{principal}: {list}");
+            client.disconnect();
+        }
+    }
+    for (id, principal, method) in [
+        ("by-certificate", "cert:device-1", "certificate"),
+        ("by-token", "jwt:device-3", "jwt"),
+        ("by-password", "user:anna", "password"),
+    ] {
+        let fields = [("client_id", id), ("principal", principal), ("method", method)];
+        let record = broker.record("connect", &fields);
+        assert_eq!(record["listener"], "main");
+        assert!(record["peer"].as_str().unwrap().starts_with("127.0.0.1:"));
+        broker.record("disconnect", &[("client_id", id), ("principal", principal)]);
+    }
+}
+
+#[test]
+fn without_a_good_credential_nobody_gets_in_and_all_get_the_same_code() {
+    let broker = Broker::start(|_| ());
+    let now = unix_seconds();
+    let token = |claims: Value| broker.setup.token(&claims);
+    let stranger = TokenIssuer::open(&broker.setup.path("stranger")).unwrap();
+    let stranger = fs::read(stranger.key_path()).unwrap();
+    let encode = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let unsigned = |header| {
+        let claims = Value::Object(usual_claims(&json!({})));
+        format!("{}.{}.", encode(header), encode(claims))
+    };
+    let public = fs::read(broker.setup.path("tokens/issuer.pub")).unwrap();
+    let confused = jsonwebtoken::encode(
+        &jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256),
+        &usual_claims(&json!({})),
+        &jsonwebtoken::EncodingKey::from_secret(&public),
+    );
+    let mut tampered = token(json!({}));
+    let end = tampered.pop().unwrap();
+    tampered.push(if end == 'A' { 'Q' } else { 'A' });
+    let logins: Vec<(&str, Option<(&str, String)>)> = vec![
+        ("nothing", None),
+        ("a wrong password", Some(("anna", "wrong".to_owned()))),
+        ("an unknown user", Some(("nobody", ANNA.1.to_owned()))),
+        ("an empty password", Some(("anna", String::new()))),
+        ("an expired token", Some(("", token(json!({"exp": now - 60}))))),
+        ("a token before its time", Some(("", token(json!({"nbf": now + 600}))))),
+        ("another audience", Some(("", token(json!({"aud": "elsewhere"}))))),
+        ("no audience", Some(("", token(json!({"aud": null}))))),
+        ("another issuer", Some(("", token(json!({"iss": "https://evil.example"}))))),
+        ("no end", Some(("", token(json!({"exp": null}))))),
+        ("no name", Some(("", token(json!({"sub": null}))))),
+        ("a name that is no string", Some(("", token(json!({"sub": 7}))))),
+        ("another key", Some(("", sign(&stranger, &json!({}))))),
+        ("a changed signature", Some(("", tampered))),
+        ("alg none", Some(("", unsigned(json!({"alg": "none", "typ": "JWT"}))))),
+        ("alg None", Some(("", unsigned(json!({"alg": "None"}))))),
+        ("the public key as HMAC secret", Some(("", confused.unwrap()))),
+    ];
+    for (what, login) in &logins {
+        for (version, code) in [(V3, 0x04), (V5, 0x86)] {
+            for local in [false, true] {
+                let mut dial = broker.dial(version, "stranger");
+                if let Some((user, password)) = login {
+                    dial = dial.login((user, password));
+                }
+                if local {
+                    dial = dial.local();
+                }
+                assert_eq!(dial.refused(), code, "{what} {version:?}");
+            }
+        }
+    }
+    // Of equal refusals the first ten are records.
+    let fields = [("client_id", "stranger"), ("rule", "credential"), ("code", "0x86")];
+    let record = broker.record("refuse", &fields);
+    assert_eq!(record["code_name"].as_str().map(str::is_empty), Some(false));
+    assert!(record["reason"].is_string());
+}
+
+#[test]
+fn a_bad_credential_never_falls_through_to_a_good_one() {
+    let broker = Broker::start(|_| ());
+    let dial = broker.dial(V5, "device-1").certificate("device-1");
+    assert_eq!(dial.clone().login(("anna", "wrong")).refused(), 0x86);
+    let expired = broker.setup.token(&json!({"exp": 1}));
+    assert_eq!(dial.token(&expired).refused(), 0x86);
+}
+
+#[test]
+fn a_certificate_that_fails_ends_in_a_tls_alert_and_a_record() {
+    let broker = Broker::start(|_| ());
+    let setup = &broker.setup;
+    // Another CA that calls its client by a name that we know.
+    let at = setup.path("other");
+    let other = at.to_str().unwrap();
+    setup.portcullis(&["pki", "init", other]).succeeded();
+    setup.portcullis(&["pki", "client", other, "device-1"]).succeeded();
+    // Ours, from two years ago.
+    let then = SystemTime::now() - Duration::from_hours(2 * 365 * 24);
+    Pki::open(&setup.path("pki"), then).unwrap().client("late").unwrap();
+    for version in VERSIONS {
+        for (directory, name, alert) in [
+            // rustls says the one or the other, by what it finds first.
+            ("other", "device-1", ["UnknownCA", "DecryptError"]),
+            ("pki", "late", ["CertificateExpired", "CertificateExpired"]),
+        ] {
+            let dial = broker.dial(version, name).certificate_in(directory, name);
+            let how = dial.broken();
+            assert!(alert.iter().any(|alert| how.contains(alert)), "{name}: {how}");
+        }
+    }
+    broker.record("refuse", &[("rule", "tls"), ("reason", "xpired")]);
+    // A client that does not know our CA goes away by itself.
+    assert_eq!(broker.dial(V5, "none").refused(), 0x86);
+}
+
+#[test]
+fn a_listener_that_requires_certificates_ends_a_handshake_without_one() {
+    let broker = Broker::start(|setup| {
+        setup.listeners = setup.listeners.replace("\"optional\"", "\"required\"");
+    });
+    let how = broker.dial(V5, "none").broken();
+    assert!(how.contains("CertificateRequired"), "{how}");
+    broker.device(V5, "device-1").disconnect();
+}
+
+#[test]
+fn a_listener_looks_only_at_the_methods_that_it_names() {
+    let broker = Broker::start(|setup| {
+        setup.listeners = setup.listeners.replace(r#"["jwt", "password"]"#, r#"["jwt"]"#);
+    });
+    let dial = broker.dial(V5, "anna");
+    assert_eq!(dial.clone().login(ANNA).local().refused(), 0x86);
+    dial.login(ANNA).connect().disconnect();
+}
+
+#[test]
+fn a_client_is_called_what_its_credential_says() {
+    let broker = Broker::start(|setup| setup.auth += "client-id = \"name\"\n");
+    for (version, code) in [(V3, 0x05), (V5, 0x87)] {
+        let dial = |id| broker.dial(version, id).certificate("device-1");
+        for id in ["device-1", "device-1:second"] {
+            dial(id).connect().disconnect();
+        }
+        for id in ["device-2", "device-10", "device-1-x", "Device-1", ":device-1"] {
+            assert_eq!(dial(id).refused(), code, "{id}");
+        }
+    }
+    broker.record(
+        "refuse",
+        &[("client_id", "device-2"), ("claimed", "cert:device-1"), ("code", "0x87")],
+    );
+}
+
+#[test]
+fn a_will_that_the_policy_forbids_refuses_the_connection() {
+    let broker = Broker::start(|_| ());
+    for (version, code) in [(V3, 0x05), (V5, 0x87)] {
+        for topic in ["devices/device-1/telemetry", "lab/secret/will", "elsewhere"] {
+            let dial = broker.dial(version, "device-1").certificate("device-1");
+            assert_eq!(dial.will((topic, "", 0, false)).refused(), code, "{topic}");
+        }
+    }
+}
+
+#[test]
+fn rule_6_a_token_that_ends_ends_the_connection() {
+    let broker = Broker::start(|_| ());
+    let connect = |version| {
+        let token = broker.setup.token(&json!({"exp": unix_seconds() + 1}));
+        broker.dial(version, "short").token(&token).connect()
+    };
+    assert_eq!(connect(V5).ended(), Some(0x87));
+    assert_eq!(connect(V3).ended(), None);
+    broker.record("disconnect", &[("client_id", "short"), ("principal", "jwt:device-3")]);
+}
+
+/// Anonymous clients are off, even on loopback, until that is said.
+#[test]
+fn rule_8_nobody_is_anonymous_unless_the_configuration_says_so() {
+    let broker = Broker::start(|_| ());
+    assert_eq!(broker.dial(V5, "anyone").local().refused(), 0x86);
+    let broker = Broker::start(|setup| {
+        setup.auth += "anonymous = true\n";
+        setup.listeners = setup
+            .listeners
+            .replace(r#"["jwt", "password"]"#, r#"["jwt", "password", "anonymous"]"#);
+    });
+    let mut anyone = broker.dial(V5, "anyone").local().connect();
+    assert_eq!(anyone.publish("lab/a", "", 1), 0x10);
+    let list = broker.ask(&["client", "list"]).succeeded().out;
+    assert!(list.contains(" anonymous "), "{list}");
+    // A credential that fails does not make a client anonymous.
+    let dial = broker.dial(V5, "anna").local();
+    assert_eq!(dial.login(("anna", "wrong")).refused(), 0x86);
+}
