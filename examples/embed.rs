@@ -8,7 +8,7 @@ use portcullis_acl::{Acl, Policy, Source, Sources};
 use portcullis_auth::{Desk, Settings};
 use portcullis_core::broker::Broker;
 use portcullis_core::clock::Now;
-use portcullis_core::gate::{Endpoint, Listener};
+use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::hook::{Event, Observer, Snapshot, Tally};
 
 /// Our module: an observer of what happens.
@@ -43,6 +43,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .listener(Listener {
             name: "lab".into(),
             endpoint: Endpoint::Tcp("127.0.0.1:18830".parse()?),
+            transport: Transport::Mqtt,
+            trusted_proxies: None,
             tls: None,
             methods: None,
         })

@@ -11,7 +11,8 @@ use portcullis_audit::{self as audit, Filter, Format, PublicKey, Status};
 use crate::cli::{self, Exit};
 use crate::config::Config;
 use crate::pki::{self, Made, Pki};
-use crate::wiring;
+use crate::control::Request;
+use crate::{learn, operate, wiring};
 
 type Outcome = Result<Exit, String>;
 
@@ -31,9 +32,6 @@ fn config(argument: &cli::ConfigArg) -> Result<Config, String> {
 /// Everything that is wrong.
 pub fn check(argument: &cli::ConfigArg) -> Outcome {
     let config = config(argument)?;
-    config
-        .check_files()
-        .map_err(|problems| problems.to_string())?;
     let loaded = wiring::load(&config, SystemTime::now()).map_err(|errors| joined(&errors))?;
     for warning in &loaded.warnings {
         println!("warning: {warning}");
@@ -89,6 +87,9 @@ pub fn policy(command: &cli::Policy) -> Outcome {
             }
             Ok(Exit::Failed)
         }
+        cli::Policy::Shadow(broker) => operate::run(broker, &Request::Shadow),
+        cli::Policy::Promote(broker) => operate::run(broker, &Request::Promote),
+        cli::Policy::Learn(arguments) => learn::run(arguments),
     }
 }
 
@@ -140,6 +141,7 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
                 .unwrap_or_default()
         }),
         attributes,
+        address: question.address,
     };
     let act = match question.action {
         cli::Action::Publish => Act::Publish,
@@ -149,7 +151,13 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
         cli::Action::Share => Act::Share,
     };
     let snapshot = who.snapshot()?;
-    let answer = explain(&policy, &snapshot, act, &question.topic)?;
+    let answer = explain(
+        &policy,
+        &snapshot,
+        Some(question.at.unwrap_or_else(SystemTime::now)),
+        act,
+        &question.topic,
+    )?;
     print!("{answer}");
     Ok(if answer.allowed {
         Exit::Success

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -126,6 +126,26 @@ pub enum Policy {
     Diff(PolicyDiff),
     /// Point out lines that cannot be meant.
     Lint(ConfigArg),
+    /// Show what the candidate policy of a running broker would have answered differently.
+    Shadow(Broker),
+    /// Put the candidate policy in force until the next reload; no file is changed.
+    Promote(Broker),
+    /// Draft a policy from the audit record, for review.
+    Learn(Learn),
+}
+
+/// `policy learn`.
+#[derive(Debug, Args)]
+pub struct Learn {
+    /// The configuration whose record it is.
+    #[command(flatten)]
+    pub config: ConfigArg,
+    /// Not before this time: RFC 3339 in UTC, or its beginning.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before this time, likewise.
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
 }
 
 /// `policy explain`.
@@ -152,6 +172,12 @@ pub struct Explain {
     /// Its certificate, for the placeholders that name one of its fields.
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
+    /// Where it comes from, for conditions.
+    #[arg(long, value_name = "IP")]
+    pub address: Option<IpAddr>,
+    /// When, for conditions: RFC 3339 [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub at: Option<SystemTime>,
     /// What it does.
     #[arg(value_enum)]
     pub action: Action,
@@ -446,6 +472,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         })
 }
 
+fn parse_time(text: &str) -> Result<SystemTime, String> {
+    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
+        .map(Into::into)
+        .map_err(|_| "write an instant with its zone, such as 2026-12-01T06:00:00Z".to_owned())
+}
+
 fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (path, value) = text.split_once('=').ok_or("write PATH=VALUE")?;
     Ok((path.to_owned(), value.to_owned()))
@@ -483,6 +515,10 @@ mod tests {
             "policy test a.toml b.toml --junit out.xml",
             "policy diff old.csv new.csv",
             "policy lint --config p.toml",
+            "policy explain --principal cert:a --address 10.1.2.3 --at 2026-12-01T06:00:00Z publish a",
+            "policy shadow --config p.toml",
+            "policy promote --config p.toml",
+            "policy learn --config p.toml --since 2026-11-24",
             "audit verify --config p.toml",
             "audit query --config p.toml --principal cert:a --since 2026-11-24",
             "audit export --config p.toml --format csv",

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 
+use crate::run::Running;
+use crate::shadow;
+
 /// The socket's name in data-dir.
 const NAME: &str = "control.sock";
 
@@ -73,6 +76,10 @@ pub enum Request {
         /// Whom.
         target: BanTarget,
     },
+    /// What the candidate policy would have answered differently.
+    Shadow,
+    /// Put the candidate policy in force until the next reload.
+    Promote,
 }
 
 /// Whom a ban is about.
@@ -124,6 +131,8 @@ pub enum Answer {
         /// Each.
         bans: Vec<BanInfo>,
     },
+    /// What the candidate policy would have answered differently.
+    Shadow(shadow::Report),
     /// It was done.
     Done {
         /// What, in words.
@@ -221,6 +230,8 @@ pub fn socket_path(data_dir: &Path) -> PathBuf {
 
 /// What the socket can reach.
 pub struct Control {
+    /// The modules.
+    pub modules: Running,
     /// The broker.
     pub broker: Arc<Broker>,
     /// The visible, expiring layer of bans.
@@ -289,6 +300,22 @@ impl Control {
                 Answer::Bans {
                     bans: bans.collect(),
                 }
+            }
+            Request::Shadow => match self.modules.acl.differences() {
+                Some(report) => Answer::Shadow(report.into()),
+                None => failed("there is no candidate: name one with shadow in [acl]".to_owned()),
+            },
+            Request::Promote => {
+                let Some(hash) = self.modules.keeper.promote(&self.modules, Now::read()) else {
+                    return failed("there is no candidate to promote".to_owned());
+                };
+                self.note(&format!("promotion of the candidate policy {hash}"));
+                // Returns when every session goes by it.
+                self.broker.sweep();
+                done(format!(
+                    "policy {hash} is in force until the next reload or restart; no file was \
+                     changed: name it under policy in [acl] to keep it"
+                ))
             }
             Request::Unban { target } => {
                 let target = Target::from(target);

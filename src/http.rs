@@ -28,6 +28,8 @@ pub struct Sample {
     pub help: String,
     /// The present value.
     pub value: u64,
+    /// A label, for what is not a number.
+    pub label: Option<(&'static str, String)>,
 }
 
 /// Reads all numbers.
@@ -49,6 +51,7 @@ impl Collector for Numbers {
                 counter,
                 help,
                 value,
+                label,
             } = sample;
             if counter {
                 let number = ConstCounter::new(value);
@@ -56,8 +59,12 @@ impl Collector for Numbers {
                 number.encode(metric)?;
             } else {
                 let number = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                let metric = encoder.encode_descriptor(&name, &help, None, number.metric_type())?;
-                number.encode(metric)?;
+                let mut metric =
+                    encoder.encode_descriptor(&name, &help, None, number.metric_type())?;
+                match label {
+                    Some(label) => number.encode(metric.encode_family(&[label])?)?,
+                    None => number.encode(metric)?,
+                }
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ pub fn source(running: &Running) -> Source {
             let counter = kind == "counter";
             sample(name, counter, help, value)
         });
-        core.chain(modules(&running)).collect()
+        core.chain(modules(&running)).chain([policy(&running)]).collect()
     })
 }
 
@@ -25,6 +25,16 @@ fn sample(name: &str, counter: bool, help: &str, value: u64) -> Sample {
         counter,
         help: help.trim_end_matches('.').replace('`', ""),
         value,
+        label: None,
+    }
+}
+
+/// Which policy is in force: always 1, with its hash as label.
+fn policy(running: &Running) -> Sample {
+    let hash = running.acl.policy().hash().to_owned();
+    Sample {
+        label: Some(("hash", hash)),
+        ..sample("policy_info", false, "The policy in force", 1)
     }
 }
 
@@ -53,6 +63,16 @@ fn modules(running: &Running) -> impl Iterator<Item = Sample> {
         ),
     ];
     let counters = [
+        (
+            "policy_rollbacks",
+            "Changes of policy that were taken back because denials jumped",
+            running.keeper.rollbacks(),
+        ),
+        (
+            "policy_shadow_differences",
+            "Answers of the candidate policy that differ from those in force",
+            running.acl.difference_count(),
+        ),
         ("password_hashes", "Password hashes computed", hashes),
         (
             "token_roles_ignored",

@@ -38,6 +38,7 @@ pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
                 );
             }
         }
+        Answer::Shadow(report) => print!("{report}"),
         Answer::Done { message } => println!("{message}"),
         Answer::Failed { message } => return Err(message),
     }

@@ -67,6 +67,7 @@ impl Live {
         self.modules
             .broker
             .replace_settings(wiring::core_settings(config));
+        self.modules.keeper.set_threshold(config.acl.rollback_denials);
         self.modules
             .limiter
             .replace(wiring::limiter_settings(config), Now::read());
@@ -103,15 +104,20 @@ impl Live {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                self.modules.audit.set_policy_hash(policy.hash().to_owned());
                 tracing::info!(
                     policy = policy.hash(),
                     rules = policy.counts().rules,
                     "policy loaded"
                 );
-                self.modules.acl.replace(policy);
+                self.modules.keeper.install(&self.modules, policy, Now::read());
             });
         self.unit("policy", result, failed);
+        let result = wiring::load_shadow(config)
+            .map_err(|errors| errors.join("\n"))
+            .map(|candidate| self.modules.acl.shadow(candidate.map(Into::into)));
+        if !config.acl.shadow.is_empty() || result.is_err() {
+            self.unit("shadow-policy", result, failed);
+        }
     }
 
     fn unit(&self, unit: &str, result: Result<(), String>, failed: &mut Vec<String>) {

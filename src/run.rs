@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use crate::config::{self, Config};
 use crate::control::{self, Control};
 use crate::http;
+use crate::keeper::{self, Keeper};
 use crate::numbers;
 use crate::reload::Live;
 use crate::wiring;
@@ -73,6 +74,7 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         control_socket,
         Arc::new(running.control()),
     ))];
+    tasks.push(tokio::spawn(keeper::tend(running.clone())));
     if let Some(socket) = admin_socket {
         if let Ok(address) = socket.local_addr() {
             tracing::info!(%address, "metrics and health over HTTP");
@@ -130,12 +132,17 @@ fn start(
     }
     let (hash, counts) = (loaded.policy.hash().to_owned(), loaded.policy.counts());
     let (desk, acl) = (Arc::new(loaded.desk), Arc::new(Acl::new(loaded.policy)));
+    // Before anybody asks: time windows are closed until then.
+    acl.tick(now.wall);
+    acl.shadow(loaded.shadow.map(Into::into));
+    let keeper = Arc::new(Keeper::new(config.acl.rollback_denials));
     let broker = builder
         .authenticator(Arc::clone(&desk) as _)
         .authorizer(Arc::clone(&acl) as _)
         .admission(Arc::clone(&bans) as _)
         .admission(Arc::clone(&limiter) as _)
         .observer(Arc::clone(&audit) as _)
+        .observer(Arc::clone(&keeper) as _)
         .start()
         .map(Arc::new)
         .map_err(|error| {
@@ -154,6 +161,7 @@ fn start(
         bans,
         limiter,
         audit,
+        keeper,
         broker,
     })
 }
@@ -188,6 +196,8 @@ pub struct Running {
     pub limiter: Arc<Limiter>,
     /// Can we prove it?
     pub audit: Arc<Audit>,
+    /// Who changes the policy, and takes a change back.
+    pub keeper: Arc<Keeper>,
     /// The broker.
     pub broker: Arc<Broker>,
 }
@@ -225,6 +235,7 @@ impl Running {
     fn control(&self) -> Control {
         let (acl, audit) = (Arc::clone(&self.acl), Arc::clone(&self.audit));
         Control {
+            modules: self.clone(),
             broker: Arc::clone(&self.broker),
             bans: Arc::clone(&self.bans),
             status: Box::new(move || {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use portcullis_acl::{Policy, Sources};
 use portcullis_anomaly as anomaly;
 use portcullis_auth::{self as auth, Desk, tls};
-use portcullis_core::gate::{Endpoint, Listener};
+use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::settings::{self as core, Settings};
 use portcullis_core::topic::TopicLimits;
 use portcullis_core::wire::QoS;
@@ -29,6 +29,8 @@ pub struct Loaded {
     pub desk: Desk,
     /// May it?
     pub policy: Policy,
+    /// The candidate that is asked beside it.
+    pub shadow: Option<Policy>,
     /// Each TLS listener by name, with what it needs.
     pub tls: Vec<(String, tls::Loaded)>,
     /// What loads but is worth saying.
@@ -41,6 +43,10 @@ pub struct Loaded {
 ///
 /// Everything that is wrong, one text each: file, line where there is one, message, remedy.
 pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
+    // A file that is not there is named with the line that names it.
+    config
+        .check_files()
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
     let mut errors = Vec::new();
     let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
     let mut listeners = Vec::new();
@@ -74,6 +80,10 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
             None
         }
     };
+    let shadow = load_shadow(config).unwrap_or_else(|more| {
+        errors.extend(more.into_iter().map(|error| format!("shadow policy: {error}")));
+        None
+    });
     match (desk, policy) {
         (Some(desk), Some(policy)) if errors.is_empty() => {
             for (name, loaded) in &listeners {
@@ -82,6 +92,7 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
             Ok(Loaded {
                 desk,
                 policy,
+                shadow,
                 tls: listeners,
                 warnings,
             })
@@ -117,16 +128,37 @@ pub fn load_policy(config: &Config) -> Result<(Policy, Vec<String>), Vec<String>
 ///
 /// Every file that cannot be read.
 pub fn read_policy(config: &Config) -> Result<Sources, Vec<portcullis_acl::PolicyError>> {
+    read_sources(config, &config.acl.policy)
+}
+
+/// Reads the candidate policy, if there is one.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn load_shadow(config: &Config) -> Result<Option<Policy>, Vec<String>> {
+    if config.acl.shadow.is_empty() {
+        return Ok(None);
+    }
+    read_sources(config, &config.acl.shadow)
+        .and_then(|sources| Policy::load(&sources))
+        .map(|loaded| Some(loaded.policy))
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+}
+
+fn read_sources(
+    config: &Config,
+    files: &[config::InputFile],
+) -> Result<Sources, Vec<portcullis_acl::PolicyError>> {
     let model = config.acl.model.as_ref().map(|file| file.path.as_path());
-    let policies: Vec<PathBuf> = config
-        .acl
-        .policy
-        .iter()
-        .map(|file| file.path.clone())
-        .collect();
+    let policies: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     let mut sources = Sources::read(model, &policies)?;
+    let issuers = &config.auth.jwt;
     sources.client_id_is_free = config.auth.client_id == config::ClientIdRule::Any;
-    sources.roles_from_credentials = !config.auth.jwt.is_empty();
+    sources.roles_from_credentials = !issuers.is_empty();
+    sources.several_issuers = issuers.len() > 1;
+    let carried = issuers.iter().filter_map(|issuer| issuer.allowed_roles.clone());
+    sources.token_roles = carried.flatten().collect();
     Ok(sources)
 }
 
@@ -154,7 +186,10 @@ pub fn tls_settings(config: &Config) -> Vec<(String, tls::TlsSettings)> {
                     .map(|file| file.path.clone())
                     .collect(),
                 crl_grace: ca.map_or(Duration::ZERO, |ca| ca.crl_grace),
-                alpn: vec![b"mqtt".to_vec()],
+                alpn: vec![match &listener.transport {
+                    config::Transport::Tcp => b"mqtt".to_vec(),
+                    config::Transport::WebSocket(_) => b"http/1.1".to_vec(),
+                }],
             };
             Some((listener.name.clone(), settings))
         })
@@ -180,6 +215,11 @@ pub fn listeners(config: &Config, loaded: &Loaded) -> Vec<Listener> {
                 Bind::Tcp(address) => Endpoint::Tcp(*address),
                 Bind::Unix(path) => Endpoint::Unix(path.clone()),
             },
+            transport: match &listener.transport {
+                config::Transport::Tcp => Transport::Mqtt,
+                config::Transport::WebSocket(rules) => Transport::WebSocket(rules.clone()),
+            },
+            trusted_proxies: listener.trusted_proxies.clone(),
             tls: tls(&listener.name),
             methods: Some(methods(&listener.methods)),
         })

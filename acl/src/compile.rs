@@ -1,13 +1,15 @@
 //! A policy made ready to answer: tries that are shared, and the grants of single clients.
 //!
 //! What clients have in common is computed once: one trie for each set of roles, one for each
-//! principal that has lines of its own. A client's [`ClientGrants`] are two pointers and the values
+//! principal that has lines of its own, one for each set of conditional lines that count together.
+//! A client's [`ClientGrants`] are two or three pointers and the values
 //! of the placeholders that its rules name; equal ones are shared. The tables that make this work
 //! are bounded: when one is full, what nobody uses leaves, and what still does not fit is built for
 //! one client alone.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use portcullis_core::hook::{Action, Cover, Decision, Grants, Rule, Snapshot};
@@ -15,6 +17,7 @@ use portcullis_core::topic::{TopicFilter, TopicName};
 use smallvec::SmallVec;
 
 use crate::algebra::{self, View};
+use crate::cond::Truth;
 use crate::policy::Policy;
 use crate::trie::{Asked, NONE, Said, Trie, Values};
 
@@ -31,15 +34,26 @@ type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) policy: Arc<Policy>,
+    /// Which time windows are open.
+    windows: Box<[Truth]>,
     tries: Mutex<Tries>,
     grants: Mutex<Known>,
 }
 
 #[derive(Debug, Default)]
 struct Tries {
-    by_subjects: Map<Box<[u32]>, Arc<Trie>>,
+    by_rules: Map<Which, Arc<Trie>>,
     nodes: usize,
     refused: usize,
+}
+
+/// Which rules a trie has.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Which {
+    /// The unconditional ones of these subjects.
+    Of(Box<[u32]>),
+    /// These.
+    Rules(Box<[u32]>),
 }
 
 #[derive(Debug, Default)]
@@ -63,30 +77,44 @@ fn look_through(refused: &mut usize, size: usize) -> bool {
 struct Key {
     own: Option<u32>,
     shared: Box<[u32]>,
+    /// Conditional rules that count.
+    conditional: Box<[u32]>,
     values: Box<Values>,
 }
 
 impl Compiled {
-    pub(crate) fn new(policy: Arc<Policy>) -> Self {
+    /// Without a time, no time window is known to be open.
+    pub(crate) fn new(policy: Arc<Policy>, at: Option<SystemTime>) -> Self {
         Self {
+            windows: policy.conditions.windows_at(at),
             policy,
             tries: Mutex::default(),
             grants: Mutex::default(),
         }
     }
 
+    /// Whether another set of time windows is open at `at`.
+    pub(crate) fn is_stale(&self, at: Option<SystemTime>) -> bool {
+        !self.windows.is_empty() && self.policy.conditions.windows_at(at) != self.windows
+    }
+
     /// The grants of a client; the same for clients that no rule can tell apart.
     pub(crate) fn grants(&self, who: &Snapshot) -> Arc<ClientGrants> {
         let applicable = self.policy.applicable(who);
         let shared = applicable.shared.into_boxed_slice();
-        let mut parts: SmallVec<[Arc<Trie>; 2]> = SmallVec::new();
+        let conditional = self.conditional(who, applicable.own, &shared);
+        let mut parts: Parts = SmallVec::new();
         if !shared.is_empty() {
-            parts.push(self.trie(&shared));
+            parts.push(self.trie(Which::Of(shared.clone())));
         }
-        parts.extend(applicable.own.map(|own| self.trie(&[own])));
+        parts.extend(applicable.own.map(|own| self.trie(Which::Of([own].into()))));
+        if !conditional.is_empty() {
+            parts.push(self.trie(Which::Rules(conditional.clone())));
+        }
         let key = Key {
             own: applicable.own,
             shared,
+            conditional,
             values: self.values(who, &parts),
         };
         let mut table = self.grants.lock();
@@ -108,6 +136,26 @@ impl Compiled {
         grants
     }
 
+    /// The conditional rules that count for a client at present.
+    fn conditional(&self, who: &Snapshot, own: Option<u32>, shared: &[u32]) -> Box<[u32]> {
+        let policy = &self.policy;
+        if policy.conditions.is_empty() {
+            return Box::default();
+        }
+        let subjects = own.iter().chain(shared);
+        let numbers = subjects.flat_map(|subject| policy.conditional_rules(*subject));
+        let numbers: Vec<u32> = numbers.copied().collect();
+        if numbers.is_empty() {
+            return Box::default();
+        }
+        let truths = policy.conditions.of(who, &self.windows);
+        let counts = |number: &u32| {
+            let rule = policy.rule(*number);
+            rule.is_some_and(|rule| Policy::in_force(rule, &truths))
+        };
+        numbers.into_iter().filter(counts).collect()
+    }
+
     /// The values of the placeholders that the rules name; no others, so that clients which differ
     /// only in those share.
     fn values(&self, who: &Snapshot, parts: &[Arc<Trie>]) -> Box<Values> {
@@ -126,42 +174,51 @@ impl Compiled {
         values.into()
     }
 
-    fn trie(&self, subjects: &[u32]) -> Arc<Trie> {
-        if let Some(known) = self.tries.lock().by_subjects.get(subjects) {
+    fn trie(&self, which: Which) -> Arc<Trie> {
+        if let Some(known) = self.tries.lock().by_rules.get(&which) {
             return Arc::clone(known);
         }
-        let rules = subjects.iter().flat_map(|s| self.policy.own_rules(*s));
-        let rules = rules.filter_map(|number| Some((*number, self.policy.rule(*number)?)));
-        let trie = Arc::new(Trie::new(rules));
-        self.tries.lock().keep(subjects, &trie);
+        let rule = |number: &u32| Some((*number, self.policy.rule(*number)?));
+        let trie = Arc::new(match &which {
+            Which::Of(subjects) => {
+                let rules = subjects.iter().flat_map(|s| self.policy.own_rules(*s));
+                let rules = rules.filter_map(rule);
+                Trie::new(rules.filter(|(_, rule)| rule.cond.is_none()))
+            }
+            Which::Rules(rules) => Trie::new(rules.iter().filter_map(rule)),
+        });
+        self.tries.lock().keep(which, &trie);
         trie
     }
 }
 
 impl Tries {
-    fn keep(&mut self, subjects: &[u32], trie: &Arc<Trie>) {
+    fn keep(&mut self, which: Which, trie: &Arc<Trie>) {
         if self.is_full(trie) && look_through(&mut self.refused, MAX_TRIES) {
-            self.by_subjects.retain(|_, t| Arc::strong_count(t) > 1);
-            self.nodes = self.by_subjects.values().map(|t| t.size()).sum();
+            self.by_rules.retain(|_, t| Arc::strong_count(t) > 1);
+            self.nodes = self.by_rules.values().map(|t| t.size()).sum();
         }
         if !self.is_full(trie) {
-            let before = self.by_subjects.insert(subjects.into(), Arc::clone(trie));
+            let before = self.by_rules.insert(which, Arc::clone(trie));
             self.nodes += trie.size();
             self.nodes -= before.map_or(0, |before| before.size());
         }
     }
 
     fn is_full(&self, trie: &Trie) -> bool {
-        self.by_subjects.len() >= MAX_TRIES
-            || (self.nodes + trie.size() > MAX_NODES && !self.by_subjects.is_empty())
+        self.by_rules.len() >= MAX_TRIES
+            || (self.nodes + trie.size() > MAX_NODES && !self.by_rules.is_empty())
     }
 }
+
+/// At most: of roles, of the client itself, and with conditions.
+type Parts = SmallVec<[Arc<Trie>; 3]>;
 
 /// The rights of one client, or of several that no rule tells apart, under one policy.
 #[derive(Debug)]
 pub struct ClientGrants {
     policy: Arc<Policy>,
-    parts: SmallVec<[Arc<Trie>; 2]>,
+    parts: Parts,
     values: Box<Values>,
 }
 
@@ -199,7 +256,7 @@ impl Grants for ClientGrants {
     }
 
     fn cover(&self, filter: TopicFilter<'_>) -> Cover {
-        let tries: SmallVec<[&Trie; 2]> = self.parts.iter().map(|trie| &**trie).collect();
+        let tries: SmallVec<[&Trie; 3]> = self.parts.iter().map(|trie| &**trie).collect();
         let view = View {
             tries: &tries,
             values: &self.values,
@@ -233,7 +290,7 @@ mod tests {
             ..Sources::default()
         };
         let policy = Policy::load(&sources).unwrap().policy;
-        let compiled = Compiled::new(Arc::new(policy));
+        let compiled = Compiled::new(Arc::new(policy), None);
         let mut held = Vec::new();
         for set in 1..1_u32 << 13 {
             let roles = (0..13).filter(|role| set >> role & 1 == 1);
@@ -249,9 +306,9 @@ mod tests {
             held.push(grants);
         }
         let tries = compiled.tries.lock();
-        assert_eq!(tries.by_subjects.len(), MAX_TRIES);
+        assert_eq!(tries.by_rules.len(), MAX_TRIES);
         assert!(compiled.grants.lock().by_key.len() <= MAX_GRANTS);
-        let nodes: usize = tries.by_subjects.values().map(|trie| trie.size()).sum();
+        let nodes: usize = tries.by_rules.values().map(|trie| trie.size()).sum();
         assert_eq!(tries.nodes, nodes);
     }
 }

@@ -6,6 +6,10 @@
 //! algebra over all topics that they match. Casbin itself is the reference for the language and for
 //! decisions on concrete topics; it is never on the path of a message.
 //!
+//! Lines may have conditions (`cond`), which are evaluated when a client's grants are made; time
+//! windows (`window`) open and close by [`Acl::tick`]. A candidate policy can be asked beside the
+//! one in force (`shadow`).
+//!
 //! Against whom: clients choose topics, filters, client ids and, within limits, names. Nothing of
 //! that can widen a rule (`pattern`), cost more than a bounded walk (`trie`, `algebra`), or fill a
 //! table (`compile`). People who write policies make mistakes; none of them may allow silently
@@ -16,22 +20,28 @@
 
 mod algebra;
 mod compile;
+mod cond;
 mod csv;
 mod error;
+pub mod fuzzing;
 mod load;
 mod model;
 mod pattern;
 mod policy;
 mod roles;
 mod row;
+mod shadow;
 mod suggest;
 pub mod tools;
 mod trie;
+mod window;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use portcullis_core::hook::{Authorizer, Grants, Snapshot};
 
 pub use algebra::cover;
@@ -41,8 +51,10 @@ pub use load::{Loaded, Source, Sources};
 pub use model::MODEL;
 pub use pattern::MAX_VALUE;
 pub use policy::{Act, Counts, Effect, Policy};
+pub use shadow::{Difference, MAX_DIFFERENCES, ShadowReport};
 
 use compile::Compiled;
+use shadow::Shadow;
 
 /// The policy of the `quickstart` set-up, and its expectations, as in `policies/default`.
 pub const DEFAULT_POLICY: &str = include_str!("../../policies/default/policy.csv");
@@ -52,39 +64,130 @@ pub const DEFAULT_TESTS: &str = include_str!("../../policies/default/tests.toml"
 /// The authorizer: a policy that can be replaced while clients are connected.
 #[derive(Debug)]
 pub struct Acl {
-    current: ArcSwap<Compiled>,
+    state: ArcSwap<State>,
     generation: AtomicU64,
+    /// The time of the last [`Acl::tick`]. Whoever changes the state holds it.
+    clock: Mutex<Option<SystemTime>>,
+}
+
+/// What is in force at one moment.
+#[derive(Debug)]
+struct State {
+    active: Compiled,
+    shadow: Option<Shadow>,
 }
 
 impl Acl {
-    /// Answers by this policy.
+    /// Answers by this policy. No time window is known to be open before the first
+    /// [`tick`](Self::tick).
     #[must_use]
     pub fn new(policy: impl Into<Arc<Policy>>) -> Self {
         Self {
-            current: ArcSwap::from_pointee(Compiled::new(policy.into())),
+            state: ArcSwap::from_pointee(State {
+                active: Compiled::new(policy.into(), None),
+                shadow: None,
+            }),
             generation: AtomicU64::new(1),
+            clock: Mutex::new(None),
         }
     }
 
     /// Answers by another policy from now on. Grants that were given out keep answering by the old
-    /// one; the generation moves, so that they are fetched again. What was in force comes back.
+    /// one; the generation moves, so that they are fetched again. What was in force comes back. A
+    /// candidate stays, and its count begins anew.
     pub fn replace(&self, policy: impl Into<Arc<Policy>>) -> Arc<Policy> {
-        let old = self.current.swap(Arc::new(Compiled::new(policy.into())));
+        let clock = self.clock.lock();
+        let old = self.state.load_full();
+        let candidate = old.shadow.as_ref().map(|shadow| &shadow.candidate.policy);
+        let shadow = candidate.map(|policy| Shadow {
+            candidate: Compiled::new(Arc::clone(policy), *clock),
+            differences: Arc::default(),
+        });
+        self.put(Compiled::new(policy.into(), *clock), shadow);
+        Arc::clone(&old.active.policy)
+    }
+
+    /// Opens and closes time windows by the clock; whether any did. The generation then moves. Call
+    /// it about once a second: that is how exact windows are.
+    pub fn tick(&self, now: SystemTime) -> bool {
+        let mut clock = self.clock.lock();
+        *clock = Some(now);
+        let old = self.state.load_full();
+        let shadow = old.shadow.as_ref();
+        let moved = old.active.is_stale(*clock)
+            || shadow.is_some_and(|shadow| shadow.candidate.is_stale(*clock));
+        if moved {
+            let shadow = shadow.map(|shadow| Shadow {
+                candidate: Compiled::new(Arc::clone(&shadow.candidate.policy), *clock),
+                differences: Arc::clone(&shadow.differences),
+            });
+            self.put(
+                Compiled::new(Arc::clone(&old.active.policy), *clock),
+                shadow,
+            );
+        }
+        moved
+    }
+
+    /// Asks a candidate beside the policy in force from now on, or no longer; its count begins
+    /// anew. It never decides.
+    pub fn shadow(&self, candidate: Option<Arc<Policy>>) {
+        let clock = self.clock.lock();
+        let old = self.state.load_full();
+        if candidate.is_none() && old.shadow.is_none() {
+            return;
+        }
+        let shadow = candidate.map(|policy| Shadow {
+            candidate: Compiled::new(policy, *clock),
+            differences: Arc::default(),
+        });
+        self.put(
+            Compiled::new(Arc::clone(&old.active.policy), *clock),
+            shadow,
+        );
+    }
+
+    /// Makes the candidate the policy in force; what was in force comes back. `None` without a
+    /// candidate.
+    pub fn promote(&self) -> Option<Arc<Policy>> {
+        let clock = self.clock.lock();
+        let old = self.state.load_full();
+        let candidate = Arc::clone(&old.shadow.as_ref()?.candidate.policy);
+        self.put(Compiled::new(candidate, *clock), None);
+        Some(Arc::clone(&old.active.policy))
+    }
+
+    /// What the candidate would have answered differently; `None` without a candidate.
+    #[must_use]
+    pub fn differences(&self) -> Option<ShadowReport> {
+        let state = self.state.load();
+        let shadow = state.shadow.as_ref()?;
+        Some(shadow.report(&state.active.policy))
+    }
+
+    /// How many answers of the candidate differed; 0 without a candidate.
+    #[must_use]
+    pub fn difference_count(&self) -> u64 {
+        let state = self.state.load();
+        state.shadow.as_ref().map_or(0, Shadow::total)
+    }
+
+    fn put(&self, active: Compiled, shadow: Option<Shadow>) {
+        self.state.store(Arc::new(State { active, shadow }));
         // After the swap: whoever sees the new number finds the new policy.
         self.generation.fetch_add(1, Ordering::Release);
-        Arc::clone(&old.policy)
     }
 
     /// The policy in force.
     #[must_use]
     pub fn policy(&self) -> Arc<Policy> {
-        Arc::clone(&self.current.load().policy)
+        Arc::clone(&self.state.load().active.policy)
     }
 
-    /// [`Authorizer::grants`] with its own type.
+    /// [`Authorizer::grants`] with its own type, by the policy in force alone.
     #[must_use]
     pub fn client_grants(&self, who: &Snapshot) -> Arc<ClientGrants> {
-        self.current.load().grants(who)
+        self.state.load().active.grants(who)
     }
 }
 
@@ -94,7 +197,12 @@ impl Authorizer for Acl {
     }
 
     fn grants(&self, who: &Snapshot) -> Arc<dyn Grants> {
-        self.client_grants(who)
+        let state = self.state.load();
+        let active = state.active.grants(who);
+        match &state.shadow {
+            None => active,
+            Some(shadow) => shadow.beside(active, who),
+        }
     }
 
     fn generation(&self) -> u64 {

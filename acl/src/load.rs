@@ -50,6 +50,11 @@ pub struct Sources {
     /// Whether credentials bring roles (a JWT issuer with `roles`); then a role that no `g` line
     /// gives is not warned of.
     pub roles_from_credentials: bool,
+    /// Whether there is more than one JWT issuer, so that names of tokens have a `/`; then a
+    /// `{name}` in an allow line that tokens may hold is warned of.
+    pub several_issuers: bool,
+    /// The roles that tokens may carry (`allowed-roles`), without the `role:` prefix.
+    pub token_roles: Vec<String>,
 }
 
 impl Sources {
@@ -215,7 +220,10 @@ impl Loader {
         let Some(fields) = csv::fields(text)? else {
             return Ok(());
         };
-        let row = row::parse(&fields, &mut self.policy.slots)?;
+        let Policy {
+            slots, conditions, ..
+        } = &mut self.policy;
+        let row = row::parse(&fields, slots, conditions)?;
         let key: Vec<String> = fields.iter().map(|f| f.text.to_string()).collect();
         if let Some((first_file, first_line)) = self.seen.get(&key) {
             self.warnings.push(PolicyWarning {

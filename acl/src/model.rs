@@ -38,6 +38,9 @@ const EXPECTED: [(&str, &str, &str); 5] = [
     ),
 ];
 
+/// The policy columns, with the optional condition.
+const WITH_CONDITION: &str = "sub, topic, act, eft, cond";
+
 const REMEDY: &str = "leave `model` out of [acl] to use the shipped model";
 
 /// Checks that a model file means the shipped model.
@@ -108,12 +111,16 @@ fn entry(section: Option<&str>, line: &str, found: &mut HashSet<&str>) -> Result
     if squeezed(value) == squeezed(expected) {
         return Ok(());
     }
-    let more = squeezed(value).starts_with(&format!("{},", squeezed(expected)));
-    if section == "policy_definition" && more {
-        return Err(Complaint::new(
-            "further policy columns are not supported yet",
-            format!("write `{name} = {expected}`"),
-        ));
+    if section == "policy_definition" {
+        if squeezed(value) == squeezed(WITH_CONDITION) {
+            return Ok(());
+        }
+        if squeezed(value).starts_with(&format!("{},", squeezed(expected))) {
+            return Err(Complaint::new(
+                "the policy columns are not the shipped ones",
+                format!("write `{name} = {expected}` or `{name} = {WITH_CONDITION}`"),
+            ));
+        }
     }
     Err(Complaint::new(
         format!("[{section}] `{key}` is not the shipped one"),
@@ -142,8 +149,9 @@ fn casbin_agrees(text: &str) -> bool {
             })
             .collect()
     };
+    let with_condition = MODEL.replace("sub, topic, act, eft", WITH_CONDITION);
     let ours = read(text);
-    ours.is_some() && ours == read(MODEL)
+    ours.is_some() && (ours == read(MODEL) || ours == read(&with_condition))
 }
 
 fn casbin_model(text: &str) -> Option<DefaultModel> {
@@ -209,6 +217,8 @@ mod tests {
     fn the_shipped_model_is_accepted_however_it_is_spaced() {
         assert_eq!(errors(MODEL), Vec::<String>::new());
         assert_eq!(errors(&MODEL.replace(", ", ",")), Vec::<String>::new());
+        let more = MODEL.replace("act, eft", "act, eft, cond");
+        assert_eq!(errors(&more), Vec::<String>::new());
         let cut = MODEL.replace(" && mqtt", " && \\\n  mqtt");
         assert_eq!(errors(&cut), Vec::<String>::new());
     }
@@ -227,8 +237,8 @@ mod tests {
             ("== \"*\"", "== \"\"", "model.conf:17: "),
             (
                 "act, eft",
-                "act, eft, cond",
-                "model.conf:8: further policy columns are not supported yet",
+                "act, eft, until",
+                "model.conf:8: the policy columns are not the shipped ones",
             ),
             ("g = _, _", "g = _, _, _", "model.conf:11: "),
             (

@@ -37,7 +37,7 @@ pub(crate) enum Slot {
 
 impl Slot {
     /// Reads what stands between the braces.
-    fn parse(text: &str) -> Result<Self, Complaint> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Complaint> {
         match text {
             "name" => return Ok(Self::Name),
             "principal" => return Ok(Self::Principal),
@@ -79,6 +79,11 @@ impl Slot {
 
     /// The value for this client; `None` when it is missing or unsafe.
     pub(crate) fn value<'a>(&self, who: &'a Snapshot) -> Option<&'a str> {
+        self.text(who).filter(|value| is_safe(value))
+    }
+
+    /// The value for this client as it is, for comparisons; `None` when it is missing.
+    pub(crate) fn text<'a>(&self, who: &'a Snapshot) -> Option<&'a str> {
         let principal = who.principal();
         let value = match self {
             Self::Name => principal.name(),
@@ -89,7 +94,7 @@ impl Slot {
             Self::Username => return None,
             Self::Attribute(key) => who.identity.attributes.get(key)?,
         };
-        is_safe(value).then_some(value)
+        (!value.is_empty()).then_some(value)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use portcullis_core::hook::{Rule, Snapshot};
 
+use crate::cond::{Conditions, Truth};
 use crate::pattern::{Level, Slots};
 
 /// What a line is about. `subscribe` governs deliveries too.
@@ -88,6 +89,8 @@ pub(crate) struct PolicyRule {
     /// As written.
     pub(crate) topic: Box<str>,
     pub(crate) levels: Box<[Level]>,
+    /// The number of its condition.
+    pub(crate) cond: Option<u32>,
     pub(crate) file: u32,
     pub(crate) line: u32,
 }
@@ -109,9 +112,12 @@ pub struct Policy {
     pub(crate) rules: Vec<PolicyRule>,
     pub(crate) links: Vec<Link>,
     pub(crate) slots: Slots,
+    pub(crate) conditions: Conditions,
     pub(crate) subjects: Subjects,
     /// Rule numbers by subject.
     pub(crate) rules_of: Vec<Vec<u32>>,
+    /// Those of them that have a condition.
+    pub(crate) conditional_of: Vec<Vec<u32>>,
     /// Roles that a subject is given directly.
     pub(crate) roles_of: Vec<Vec<u32>>,
     pub(crate) hash: Box<str>,
@@ -215,7 +221,12 @@ impl Policy {
         let subject = quoted(self.subjects.name(rule.subject));
         let topic = quoted(&rule.topic);
         let (act, effect) = (rule.act, rule.effect.as_str());
-        format!("p, {subject}, {topic}, {act}, {effect}")
+        let mut text = format!("p, {subject}, {topic}, {act}, {effect}");
+        if let Some(cond) = rule.cond {
+            // Writing to a string cannot fail.
+            let _ = write!(text, ", {}", quoted(self.conditions.text(cond)));
+        }
+        text
     }
 
     pub(crate) fn file(&self, number: u32) -> &str {
@@ -228,6 +239,19 @@ impl Policy {
 
     pub(crate) fn own_rules(&self, subject: u32) -> &[u32] {
         self.rules_of.get(subject as usize).map_or(&[], |r| r)
+    }
+
+    /// The rules of a subject that have a condition.
+    pub(crate) fn conditional_rules(&self, subject: u32) -> &[u32] {
+        self.conditional_of.get(subject as usize).map_or(&[], |r| r)
+    }
+
+    /// Whether a rule counts while the conditions say this.
+    pub(crate) fn in_force(rule: &PolicyRule, truths: &[Truth]) -> bool {
+        rule.cond.is_none_or(|cond| {
+            let truth = truths.get(cond as usize).copied();
+            truth.unwrap_or(Truth::Unknown).applies(rule.effect)
+        })
     }
 
     pub(crate) fn direct_roles(&self, subject: u32) -> &[u32] {
@@ -268,9 +292,15 @@ impl Policy {
     /// Fills in what follows from rules and links.
     pub(crate) fn seal(&mut self) {
         self.rules_of = vec![Vec::new(); self.subjects.len()];
+        self.conditional_of = vec![Vec::new(); self.subjects.len()];
         self.roles_of = vec![Vec::new(); self.subjects.len()];
         for (number, rule) in (0..).zip(&self.rules) {
             if let Some(rules) = self.rules_of.get_mut(rule.subject as usize) {
+                rules.push(number);
+            }
+            if rule.cond.is_some()
+                && let Some(rules) = self.conditional_of.get_mut(rule.subject as usize)
+            {
                 rules.push(number);
             }
         }

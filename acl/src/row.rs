@@ -2,6 +2,7 @@
 
 use portcullis_core::hook::Principal;
 
+use crate::cond::Conditions;
 use crate::csv::Field;
 use crate::error::{Complaint, PolicyWarning};
 use crate::load::Sources;
@@ -38,6 +39,7 @@ pub(crate) struct RawRule {
     levels: Box<[Level]>,
     act: Act,
     effect: Effect,
+    cond: Option<u32>,
 }
 
 pub(crate) struct RawLink {
@@ -53,6 +55,7 @@ impl RawRule {
             effect: self.effect,
             topic: self.topic,
             levels: self.levels,
+            cond: self.cond,
             file,
             line,
         }
@@ -75,16 +78,27 @@ impl RawLink {
 /// # Errors
 ///
 /// What is wrong, and the column to look at.
-pub(crate) fn parse(fields: &[Field<'_>], slots: &mut Slots) -> Result<Row, (Complaint, u32)> {
+pub(crate) fn parse(
+    fields: &[Field<'_>],
+    slots: &mut Slots,
+    conditions: &mut Conditions,
+) -> Result<Row, (Complaint, u32)> {
     let kind = fields.first().map_or("", |field| &field.text);
     match (kind, fields) {
         ("p", [_, subject, topic, act, effect]) => {
             rule(subject, topic, act, effect, slots).map(Row::Rule)
         }
-        ("p", [_, _, _, _, _, extra, ..]) => Err((
+        ("p", [_, subject, topic, act, effect, cond]) => {
+            let mut rule = rule(subject, topic, act, effect, slots)?;
+            let number = conditions.number(cond.text.trim());
+            rule.cond = Some(number.map_err(|complaint| (complaint, cond.column))?);
+            Ok(Row::Rule(rule))
+        }
+        ("p", [_, _, _, _, _, _, extra, ..]) => Err((
             Complaint::new(
-                "a p line has five columns; further ones (conditions) are not supported yet",
-                "remove what stands after allow or deny (a field with a comma needs double quotes)",
+                "a p line has five columns, or six with a condition",
+                "remove the others; a field with a comma needs double quotes around it, and texts \
+                 in a condition stand in single ones",
             ),
             extra.column,
         )),
@@ -144,6 +158,7 @@ fn rule(
         levels: levels.map_err(at(topic))?,
         act: word,
         effect: effect_word(&effect.text).map_err(at(effect))?,
+        cond: None,
     })
 }
 
@@ -281,18 +296,34 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                 "placeholders and wildcards stand in the topic column; use roles for groups",
             );
         }
-        for level in &rule.levels {
-            let Level::Slot(number) = level else { continue };
-            match policy.slots.get(*number) {
-                Some(Slot::ClientId)
-                    if sources.client_id_is_free && rule.effect == Effect::Allow =>
-                {
+        let placeholders = rule.levels.iter().filter_map(|level| match level {
+            Level::Slot(number) => policy.slots.get(*number),
+            Level::Literal(_) | Level::Any | Level::Rest => None,
+        });
+        let asked = rule
+            .cond
+            .map_or_else(Vec::new, |cond| policy.conditions.slots(cond));
+        for slot in placeholders.chain(asked) {
+            match slot {
+                Slot::ClientId if sources.client_id_is_free && rule.effect == Effect::Allow => {
                     warn(
                         "{client_id} in an allow line, but clients choose their client id".into(),
                         "set client-id = \"name\" under [auth], or use {name}",
                     );
                 }
-                Some(Slot::Attribute(key)) if unknown_field(key).is_some() => {
+                Slot::Name
+                    if sources.several_issuers
+                        && rule.effect == Effect::Allow
+                        && may_be_a_token(policy, sources, rule.subject) =>
+                {
+                    warn(
+                        "{name} in an allow line grants nothing to tokens: with several issuers \
+                         their names are ISSUER/NAME, and a `/` is not part of one level"
+                            .into(),
+                        "use a claim, such as {claim.sub}, or give these lines to certificates",
+                    );
+                }
+                Slot::Attribute(key) if unknown_field(key).is_some() => {
                     let near = unknown_field(key).map(|field| hint(field, CERTIFICATE_FIELDS));
                     warn(
                         format!("no certificate gives {{{key}}}{}", near.unwrap_or_default()),
@@ -300,14 +331,32 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                          san-email, subject, issuer, fingerprint), unless a module of yours gives it",
                     );
                 }
-                Some(Slot::Username) if is_other_kind(subject) => warn(
+                Slot::Username if is_other_kind(subject) => warn(
                     format!("{{username}} has a value only for user: principals, not `{subject}`"),
                     "use {name}",
                 ),
-                _ => {}
+                Slot::Name
+                | Slot::Principal
+                | Slot::ClientId
+                | Slot::Listener
+                | Slot::Username
+                | Slot::Attribute(_) => {}
             }
         }
     }
+}
+
+/// Whether somebody with a token may hold the subject: everybody, a `jwt:` principal, a role that
+/// tokens carry, or one that a `g` line gives to a `jwt:` principal or to another role.
+fn may_be_a_token(policy: &Policy, sources: &Sources, subject: u32) -> bool {
+    let name = policy.subjects.name(subject);
+    let Some(role) = name.strip_prefix("role:") else {
+        return name == "*" || name.starts_with("jwt:");
+    };
+    let links = policy.links.iter().filter(|link| link.role == subject);
+    let mut members = links.map(|link| policy.subjects.name(link.member));
+    sources.token_roles.iter().any(|carried| carried == role)
+        || members.any(|name| name.starts_with("jwt:") || name.starts_with("role:"))
 }
 
 /// The field that an attribute names, if it is one of a certificate that none has.

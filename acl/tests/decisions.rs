@@ -330,7 +330,7 @@ proptest! {
     fn compiled_decisions_equal_the_plain_reading(text in policies(), client in clients()) {
         let policy = Arc::new(policy(&text));
         let grants = Acl::new(Arc::clone(&policy)).grants(&client);
-        let rules = effective(&policy, &client);
+        let rules = effective(&policy, &client, None);
         for (act, topic) in questions() {
             let of = |effect: Effect| {
                 let fits = |r: &&Effective| r.act == act && r.effect == effect && r.matches(topic);

@@ -20,7 +20,7 @@ g, cert:anna, role:operator
 
 fn why(principal: &str, act: Act, topic: &str) -> String {
     let client = who(principal, "c", &[]);
-    explain(&policy(POLICY), &client, act, topic)
+    explain(&policy(POLICY), &client, None, act, topic)
         .unwrap()
         .to_string()
 }
@@ -126,7 +126,7 @@ fn a_question_that_is_none_is_refused() {
         (Act::Share, "a/b"),
     ] {
         assert!(
-            explain(&policy(POLICY), &client, act, topic).is_err(),
+            explain(&policy(POLICY), &client, None, act, topic).is_err(),
             "{topic}"
         );
     }
@@ -331,7 +331,7 @@ fn a_subscription_tells_how_much_is_covered() {
         ("devices/a", "Full"),
         ("plant", "Nothing"),
     ] {
-        let said = explain(&policy(POLICY), &anna, Act::Subscribe, filter).unwrap();
+        let said = explain(&policy(POLICY), &anna, None, Act::Subscribe, filter).unwrap();
         let said: Cover = said.cover.unwrap();
         assert!(format!("{said:?}").starts_with(cover), "{filter}: {said:?}");
     }

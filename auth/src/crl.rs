@@ -48,11 +48,20 @@ pub(crate) enum Role {
     Authority,
 }
 
-/// The revocation lists of one listener.
+/// Who may sign lists.
+pub(crate) struct Authorities<'a> {
+    pub(crate) certificates: &'a [X509Certificate<'a>],
+    pub(crate) algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
+    /// `crl-grace`.
+    pub(crate) grace: Duration,
+}
+
+/// Revocation lists of one listener, from files or from one address.
 #[derive(Debug, Default)]
 pub(crate) struct Lists {
     by_issuer: HashMap<IssuerId, Issuer>,
-    grace: Duration,
+    /// The latest thisUpdate.
+    made: Option<SystemTime>,
 }
 
 #[derive(Debug, Default)]
@@ -72,30 +81,57 @@ impl Lists {
     /// A file that is missing or not a CRL, a list that nobody signed, or one of partial content.
     pub(crate) fn load(
         files: &[PathBuf],
-        authorities: &[X509Certificate<'_>],
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
-        grace: Duration,
+        authorities: &Authorities<'_>,
         now: SystemTime,
     ) -> Result<(Self, Vec<String>), Error> {
-        let mut lists = Self {
-            by_issuer: HashMap::new(),
-            grace,
-        };
+        let mut lists = Self::default();
         let mut warnings = Vec::new();
         for path in files {
-            for der in read(path)? {
-                lists.add(path, &der, authorities, algorithms, now, &mut warnings)?;
-            }
+            let bytes = file::read(path, MAX_FILE)?;
+            lists.add_all(path, &bytes, authorities, now, &mut warnings)?;
         }
         Ok((lists, warnings))
+    }
+
+    /// Reads lists that are there, PEM or DER; `path` says where they come from.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub(crate) fn parse(
+        path: &Path,
+        bytes: &[u8],
+        authorities: &Authorities<'_>,
+        now: SystemTime,
+    ) -> Result<(Self, Vec<String>), Error> {
+        let (mut lists, mut warnings) = (Self::default(), Vec::new());
+        lists.add_all(path, bytes, authorities, now, &mut warnings)?;
+        Ok((lists, warnings))
+    }
+
+    fn add_all(
+        &mut self,
+        path: &Path,
+        bytes: &[u8],
+        authorities: &Authorities<'_>,
+        now: SystemTime,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), Error> {
+        read(path, bytes)?
+            .iter()
+            .try_for_each(|der| self.add(path, der, authorities, now, warnings))
+    }
+
+    /// When the newest of the lists was made.
+    pub(crate) fn made(&self) -> Option<SystemTime> {
+        self.made
     }
 
     fn add(
         &mut self,
         path: &Path,
         der: &[u8],
-        authorities: &[X509Certificate<'_>],
-        algorithms: &[&dyn SignatureVerificationAlgorithm],
+        authorities: &Authorities<'_>,
         now: SystemTime,
         warnings: &mut Vec<String>,
     ) -> Result<(), Error> {
@@ -111,10 +147,10 @@ impl Lists {
         let (_, list) = CertificateRevocationList::from_der(der).map_err(|error| {
             Error::file(path, format!("is not a CRL: {error}"), "write it again")
         })?;
-        let signer = authorities.iter().find(|authority| {
+        let signer = authorities.certificates.iter().find(|authority| {
             authority.subject().as_raw() == list.issuer().as_raw()
                 && may_sign_lists(authority)
-                && is_signed_by(der, authority.public_key().raw, algorithms)
+                && is_signed_by(der, authority.public_key().raw, authorities.algorithms)
         });
         if signer.is_none() {
             return Err(Error::file(
@@ -141,7 +177,7 @@ impl Lists {
             ));
         };
         let until = time(next)
-            .checked_add(self.grace)
+            .checked_add(authorities.grace)
             .unwrap_or_else(|| time(next));
         if until < now {
             warnings.push(format!(
@@ -150,6 +186,7 @@ impl Lists {
                 list.issuer().to_string(),
             ));
         }
+        self.made = self.made.max(Some(time(list.last_update())));
         let scope = scope(path, &list)?;
         let issuer = self
             .by_issuer
@@ -183,28 +220,13 @@ impl Lists {
             .is_some_and(|lists| lists.revoked.contains(serial))
     }
 
-    /// Whether a list that is recent enough speaks about such certificates of this issuer.
-    ///
-    /// # Errors
-    ///
-    /// Why nothing can be said: there is no list, or it is too old.
-    pub(crate) fn covers(
-        &self,
-        issuer: IssuerId,
-        role: Role,
-        now: SystemTime,
-    ) -> Result<(), &'static str> {
-        let lists = self.by_issuer.get(&issuer);
-        let until = lists.and_then(|lists| match role {
+    /// Until when a list that speaks about such certificates of this issuer is believed; `None`:
+    /// there is none.
+    pub(crate) fn until(&self, issuer: IssuerId, role: Role) -> Option<SystemTime> {
+        let lists = self.by_issuer.get(&issuer)?;
+        match role {
             Role::User => lists.users_until,
             Role::Authority => lists.authorities_until,
-        });
-        match until {
-            None => Err("there is no CRL of that CA"),
-            Some(until) if until < now => {
-                Err("the CRL of that CA is older than its nextUpdate and crl-grace allow")
-            }
-            Some(_) => Ok(()),
         }
     }
 
@@ -218,8 +240,7 @@ impl Lists {
 }
 
 /// The lists in a file, PEM or DER.
-fn read(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
-    let bytes = file::read(path, MAX_FILE)?;
+fn read(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
     let not_pem = "write it as PEM (X509 CRL) or DER";
     if !bytes.windows(11).any(|window| window == b"-----BEGIN ") {
         if bytes.first() != Some(&0x30) {
@@ -229,9 +250,9 @@ fn read(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error
                 not_pem,
             ));
         }
-        return Ok(vec![CertificateRevocationListDer::from(bytes)]);
+        return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
     }
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(&bytes)
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| Error::file(path, format!("is not a PEM file: {error}"), not_pem))?;
     if lists.is_empty() {

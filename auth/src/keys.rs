@@ -24,7 +24,7 @@ use crate::settings::is_hmac;
 use crate::{Error, IssuerSettings, KeySource, file};
 
 /// Largest key file, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+pub(crate) const MAX_FILE: u64 = 1 << 20;
 /// Most keys in one file.
 const MAX_KEYS: usize = 256;
 /// RSA moduli accepted, in bytes: 2048 to 8192 bits.
@@ -60,7 +60,13 @@ impl Keys {
     pub(crate) fn load(issuer: &IssuerSettings) -> Result<(Self, Vec<String>), Error> {
         let algorithms = issuer.algorithms()?;
         match &issuer.source {
-            KeySource::JwksFile(path) => Self::from_jwks(path, &algorithms),
+            KeySource::JwksFile(path) => {
+                Self::from_jwks(path, &file::read(path, MAX_FILE)?, &algorithms)
+            }
+            KeySource::JwksUrl(from) => Err(Error::setting(
+                format!("auth.jwt {:?}: {} was not fetched", issuer.name, from.url),
+                "report this",
+            )),
             KeySource::KeyFile(path) if algorithms.iter().all(|alg| is_hmac(*alg)) => {
                 let secret = Zeroizing::new(file::read(path, MAX_FILE)?);
                 let keys = Self::from_secret(path, &secret, &algorithms)?;
@@ -105,15 +111,34 @@ impl Keys {
         }
     }
 
+    /// Whether a key has this name.
+    pub(crate) fn names(&self, kid: &str) -> bool {
+        self.all.iter().any(|key| key.id.as_deref() == Some(kid))
+    }
+
+    /// Whether both have the same keys.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let within = |one: &Self, other: &Self| one.all.iter().all(|key| other.has(&key.thumbprint));
+        within(self, other) && within(other, self)
+    }
+
     /// Whether a key with this thumbprint is (still) among them.
     pub(crate) fn has(&self, thumbprint: &str) -> bool {
         self.all.iter().any(|key| &*key.thumbprint == thumbprint)
     }
 
-    fn from_jwks(path: &Path, algorithms: &[Algorithm]) -> Result<(Self, Vec<String>), Error> {
+    /// Reads a key set; `path` says where it comes from. The texts are warnings.
+    ///
+    /// # Errors
+    ///
+    /// A set that is broken, holds a private key, or has no key that can be used.
+    pub(crate) fn from_jwks(
+        path: &Path,
+        bytes: &[u8],
+        algorithms: &[Algorithm],
+    ) -> Result<(Self, Vec<String>), Error> {
         let remedy = "use the key set that the issuer publishes: {\"keys\": [...]}";
-        let bytes = file::read(path, MAX_FILE)?;
-        let set: Value = serde_json::from_slice(&bytes).map_err(|error| {
+        let set: Value = serde_json::from_slice(bytes).map_err(|error| {
             Error::line(path, error.line(), format!("is not JSON: {error}"), remedy)
         })?;
         let Some(list) = set.get("keys").and_then(Value::as_array) else {

@@ -25,24 +25,43 @@
 //! Not here: what an identity may do (`acl`), how often it may try (`anomaly`), client-id rules,
 //! sessions and CONNACK codes (`core`).
 
+mod bounded;
+mod breaker;
 mod certificate;
+mod claims;
 mod crl;
+mod crl_url;
+mod deny;
 mod der;
 mod desk;
 mod error;
+mod exchange;
+mod fetch;
 mod file;
+mod guess;
+mod introspection;
 mod jwt;
 mod keys;
 mod names;
 pub mod password;
+mod remote;
+mod scram;
 mod settings;
 pub mod tls;
 mod token;
 mod trust;
+mod url;
+mod webhook;
 
 pub use certificate::{CertificateName, certificate_attributes};
+pub use claims::ClaimCondition;
 pub use desk::{Desk, Reloaded};
 pub use error::Error;
-pub use settings::{IssuerSettings, KeySource, Method, Settings};
+pub use fetch::Connection;
+pub use settings::{
+    IntrospectionSettings, IssuerSettings, JwksUrl, KeySource, Link, Method, Settings,
+    WebhookSettings,
+};
 pub use token::{ed25519_public_pem, generate_ed25519, issue_ed25519};
-pub use trust::ClientTrust;
+pub use trust::{ClientTrust, Revocation};
+pub use url::Url;

@@ -1,4 +1,9 @@
-//! The password file: `USER:PHC-string`, one user on a line, argon2id only; `#` begins a comment.
+//! The password file: `USER:PHC-string` or `USER:PHC-string:SCRAM-verifier`, one user on a line; `#`
+//! begins a comment.
+//!
+//! The PHC string is argon2id. The verifier, for clients that prove their password with
+//! SCRAM-SHA-256, is `scram-sha-256$ITERATIONS$SALT$STORED-KEY$SERVER-KEY` with the last three in
+//! base64; [`set`] writes both. A line without one serves plain passwords only.
 //!
 //! The loader is strict, because a line that is nearly right becomes a user that nobody meant:
 //! an empty name, a name twice, a control character, a hash with weak parameters or one that would
@@ -21,6 +26,7 @@ use argon2::password_hash::phc::PasswordHash;
 use parking_lot::Mutex;
 
 use crate::der::{hex, sha256};
+use crate::scram::Verifier;
 use crate::{Error, file};
 
 /// Largest password file, in bytes: some half a million users.
@@ -79,6 +85,8 @@ pub(crate) struct Line {
     cost: Cost,
     salt: Box<[u8]>,
     hash: Box<[u8]>,
+    /// For SCRAM.
+    pub(crate) scram: Option<Verifier>,
     /// The last password that was right, as an HMAC under a key of this process.
     remembered: Mutex<Option<[u8; 32]>>,
 }
@@ -89,6 +97,8 @@ pub(crate) struct Users {
     lines: HashMap<Box<str>, Arc<Line>>,
     /// Stands for everybody who is not in the file: costs the same and is never right.
     stranger: Arc<Line>,
+    /// What most of its SCRAM verifiers ask for.
+    scram_iterations: u32,
 }
 
 impl Users {
@@ -119,6 +129,7 @@ impl Users {
             .map_err(|_| Error::file(path, "is not UTF-8", "write it with portcullis passwd"))?;
         let mut lines: HashMap<Box<str>, Arc<Line>> = HashMap::new();
         let mut costs: HashMap<Cost, usize> = HashMap::new();
+        let mut iterations: HashMap<u32, usize> = HashMap::new();
         for (number, content) in text
             .split('\n')
             .enumerate()
@@ -130,6 +141,9 @@ impl Users {
             let (user, line) = parse_line(content)
                 .map_err(|(problem, remedy)| Error::line(path, number, problem, remedy))?;
             *costs.entry(line.cost).or_default() += 1;
+            if let Some(verifier) = &line.scram {
+                *iterations.entry(verifier.iterations).or_default() += 1;
+            }
             if lines.insert(user.into(), Arc::new(line)).is_some() {
                 return Err(Error::line(
                     path,
@@ -146,13 +160,19 @@ impl Users {
                 "add one with portcullis passwd, or remove password-file from the configuration",
             ));
         };
+        let scram_iterations = iterations
+            .into_iter()
+            .max_by_key(|(_, count)| *count)
+            .map_or(Verifier::ITERATIONS, |(usual, _)| usual);
         Ok(Self {
             lines,
+            scram_iterations,
             stranger: Arc::new(Line {
                 digest: "".into(),
                 cost: usual,
                 salt: Box::from(*b"nobody's salt..."),
                 hash: Box::from([0; 32]),
+                scram: None,
                 remembered: Mutex::new(None),
             }),
         })
@@ -167,6 +187,11 @@ impl Users {
                 *line.remembered.lock() = *before.remembered.lock();
             }
         }
+    }
+
+    /// What a stranger's challenge has to ask for.
+    pub(crate) fn scram_iterations(&self) -> u32 {
+        self.scram_iterations
     }
 
     /// The user's line, if there is one.
@@ -224,6 +249,14 @@ fn parse_line(content: &str) -> Result<(&str, Line), Problem> {
         ));
     }
     let broken = |what: &str| (format!("the hash of {user:?} {what}"), set_again);
+    let (phc, scram) = match phc.split_once(':') {
+        Some((phc, verifier)) => {
+            let verifier = Verifier::parse(verifier)
+                .map_err(|what| (format!("the SCRAM verifier of {user:?} {what}"), set_again))?;
+            (phc, Some(verifier))
+        }
+        None => (phc, None),
+    };
     let hash = PasswordHash::new(phc).map_err(|_| broken("is not a PHC string"))?;
     if hash.algorithm.as_str() != "argon2id" || hash.version != Some(19) {
         return Err(broken("is not argon2id, version 19"));
@@ -269,6 +302,7 @@ fn parse_line(content: &str) -> Result<(&str, Line), Problem> {
         cost,
         salt: salt.as_ref().into(),
         hash: output.as_bytes().into(),
+        scram,
         remembered: Mutex::new(None),
     };
     Ok((user, line))
@@ -354,6 +388,8 @@ mod tests {
                 good.replace("t=2", "t=1000").replace("anna", "b"),
                 "too much",
             ),
+            (format!("b{}:", &good[4..]), "SCRAM verifier"),
+            (format!("b{}:scram-sha-256$1$a$b$c", &good[4..]), "iteration"),
             (good.replace(",p=1", "").replace("anna", "b"), "lacks"),
             (
                 good.replace("p=1", "p=1,data=AAAA").replace("anna", "b"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
-use crate::{CertificateName, Error};
+use crate::{CertificateName, ClaimCondition, Connection, Error, Url};
 
 /// Which credentials are judged, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -24,6 +24,81 @@ pub struct Settings {
     pub certificate: CertificateName,
     /// `[[auth.jwt]]`, in the order of the file.
     pub issuers: Vec<IssuerSettings>,
+    /// `[[auth.introspection]]`, in the order of the file.
+    pub introspection: Vec<IntrospectionSettings>,
+    /// `[[auth.webhook]]`, in the order of the file.
+    pub webhooks: Vec<WebhookSettings>,
+    /// In which order they are asked; what is not in it comes after: the password file, issuers,
+    /// introspection, webhooks.
+    pub order: Vec<Link>,
+    /// `deny-fingerprints`: a file with the SHA-256 of certificates that are refused.
+    pub deny_fingerprints: Option<PathBuf>,
+}
+
+/// One that may own a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    /// The password file.
+    Passwords,
+    /// An entry of [`Settings::issuers`].
+    Issuer(usize),
+    /// An entry of [`Settings::introspection`].
+    Introspection(usize),
+    /// An entry of [`Settings::webhooks`].
+    Webhook(usize),
+}
+
+/// An OAuth 2.0 server that is asked what a token is worth (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntrospectionSettings {
+    /// Names it in logs, credentials and, where there are several sources of tokens, principals.
+    pub name: String,
+    /// Its introspection endpoint.
+    pub url: Url,
+    /// `client-id` and `client-secret-file` of the broker; `None`: it shows a certificate.
+    pub client: Option<(String, PathBuf)>,
+    /// How it is reached.
+    pub connection: Connection,
+    /// A user name beside which a password is a token, whatever its form; `None`: only a password
+    /// in the form of a JWT is one.
+    pub username: Option<String>,
+    /// One of these must be in `aud`; empty: `aud` is not looked at.
+    pub audience: Vec<String>,
+    /// The claim that names the principal.
+    pub principal: String,
+    /// The claim with roles; `None` takes none.
+    pub roles: Option<String>,
+    /// Role names accepted; obligatory where there are several sources of tokens.
+    pub allowed_roles: Option<Vec<String>>,
+    /// What else has to be claimed.
+    pub require_claims: Vec<ClaimCondition>,
+    /// How long an answer is used again; never longer than `exp`.
+    pub cache: Duration,
+    /// How long an identity counts without being asked about again; never longer than `exp`.
+    pub lifetime: Duration,
+    /// How far the server's clock may be off.
+    pub leeway: Duration,
+}
+
+/// An HTTP service that judges credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// Names it in logs, credentials and, where there are several sources, principals.
+    pub name: String,
+    /// Where the facts are sent.
+    pub url: Url,
+    /// `secret-file`: sent as `Authorization: Bearer`.
+    pub secret_file: Option<PathBuf>,
+    /// How it is reached.
+    pub connection: Connection,
+    /// Whether it judges passwords.
+    pub passwords: bool,
+    /// Whether it judges tokens.
+    pub tokens: bool,
+    /// Role names accepted; obligatory where there are several sources of tokens.
+    pub allowed_roles: Option<Vec<String>>,
+    /// How long an identity counts without being asked about again.
+    pub lifetime: Duration,
 }
 
 /// A way to prove an identity, as listeners name it in `auth`.
@@ -96,6 +171,10 @@ pub struct IssuerSettings {
     pub allowed_roles: Option<Vec<String>>,
     /// How far the issuer's clock may be off. Also added to `exp`.
     pub leeway: Duration,
+    /// `require-claims`: what else has to be claimed.
+    pub require_claims: Vec<ClaimCondition>,
+    /// `one-connection-per-jti`: a token with the `jti` of a live connection ends that one.
+    pub one_connection_per_jti: bool,
 }
 
 impl IssuerSettings {
@@ -119,6 +198,8 @@ impl IssuerSettings {
             roles: Some("roles".to_owned()),
             allowed_roles: None,
             leeway: Duration::from_secs(10),
+            require_claims: Vec::new(),
+            one_connection_per_jti: false,
         }
     }
 
@@ -155,9 +236,9 @@ impl IssuerSettings {
                 "use two issuers",
             ));
         }
-        if secrets != 0 && matches!(self.source, KeySource::JwksFile(_)) {
+        if secrets != 0 && !matches!(self.source, KeySource::KeyFile(_)) {
             return Err(Error::setting(
-                format!("auth.jwt {:?}: HS algorithms with jwks-file", self.name),
+                format!("auth.jwt {:?}: HS algorithms with jwks-file or jwks-url", self.name),
                 "put the secret (32 bytes or more) in a key-file",
             ));
         }
@@ -180,6 +261,34 @@ pub enum KeySource {
     JwksFile(PathBuf),
     /// PEM `PUBLIC KEY` blocks; for HS algorithms the secret's bytes.
     KeyFile(PathBuf),
+    /// A JSON Web Key Set that is fetched, and fetched again.
+    JwksUrl(JwksUrl),
+}
+
+/// `jwks-url` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwksUrl {
+    /// Where the key set is.
+    pub url: Url,
+    /// How it is reached.
+    pub connection: Connection,
+    /// `jwks-refresh`: how often it is fetched.
+    pub refresh: Duration,
+    /// `jwks-stale`: how long after a refresh that failed the old keys still count.
+    pub stale: Duration,
+}
+
+impl JwksUrl {
+    /// With the defaults of the configuration: fetched every ten minutes, old keys count a day.
+    #[must_use]
+    pub fn new(url: Url) -> Self {
+        Self {
+            url,
+            connection: Connection::default(),
+            refresh: Duration::from_mins(10),
+            stale: Duration::from_hours(24),
+        }
+    }
 }
 
 impl Settings {
@@ -198,24 +307,109 @@ impl Settings {
                 "write require = [\"certificate\", \"jwt\"], or [] and choose methods with each listener's auth",
             ));
         }
-        if !require.is_empty() && self.issuers.is_empty() {
+        if !require.is_empty() && self.token_sources() == 0 {
             return Err(Error::setting(
                 "auth.require asks for a JWT, but there is no issuer",
                 "add [[auth.jwt]]",
             ));
         }
+        self.check_remotes()?;
         self.issuers
             .iter()
             .try_for_each(|issuer| self.check_issuer(issuer))
     }
 
+    /// Everybody who may be asked, in order.
+    pub(crate) fn chain(&self) -> Vec<Link> {
+        let all = std::iter::once(Link::Passwords)
+            .filter(|_| self.password_file.is_some())
+            .chain((0..self.issuers.len()).map(Link::Issuer))
+            .chain((0..self.introspection.len()).map(Link::Introspection))
+            .chain((0..self.webhooks.len()).map(Link::Webhook));
+        let mut chain = self.order.clone();
+        for link in all {
+            if !chain.contains(&link) {
+                chain.push(link);
+            }
+        }
+        chain
+    }
+
+    /// How many may say who the bearer of a token is. With more than one, principals say whose
+    /// they are.
+    pub(crate) fn token_sources(&self) -> usize {
+        let webhooks = self.webhooks.iter().filter(|webhook| webhook.tokens);
+        self.issuers.len() + self.introspection.len() + webhooks.count()
+    }
+
+    /// How many may say whose a password is.
+    pub(crate) fn password_sources(&self) -> usize {
+        let webhooks = self.webhooks.iter().filter(|webhook| webhook.passwords);
+        usize::from(self.password_file.is_some()) + webhooks.count()
+    }
+
+    fn check_remotes(&self) -> Result<(), Error> {
+        let several = self.token_sources() > 1;
+        let mut names: Vec<&str> = Vec::new();
+        let introspection = self.introspection.iter().map(|one| {
+            let roles = one.allowed_roles.is_some();
+            ("introspection", &one.name, &one.url, roles)
+        });
+        let webhooks = self.webhooks.iter().map(|one| {
+            let roles = one.allowed_roles.is_some() || !one.tokens;
+            ("webhook", &one.name, &one.url, roles)
+        });
+        for (section, name, url, has_roles) in introspection.chain(webhooks) {
+            let of = format!("auth.{section} {name:?}");
+            check_name(section, name)?;
+            if names.contains(&name.as_str())
+                || self.issuers.iter().any(|issuer| issuer.name == *name)
+            {
+                let remedy = "rename one: names stand before those of principals";
+                return Err(Error::setting(format!("{of}: the name is there twice"), remedy));
+            }
+            names.push(name);
+            if !url.is_protected() {
+                return Err(Error::setting(
+                    format!("{of}: url is neither https nor on a loopback address"),
+                    "use https: passwords and tokens are sent there",
+                ));
+            }
+            if several && !has_roles {
+                return Err(Error::setting(
+                    format!("{of}: allowed-roles is missing"),
+                    "with more than one source of tokens, list the roles that this one may give (or [])",
+                ));
+            }
+        }
+        for one in &self.introspection {
+            if one.client.is_none() && one.connection.identity.is_none() {
+                return Err(Error::setting(
+                    format!("auth.introspection {:?}: the broker has no credential", one.name),
+                    "set client-id and client-secret-file, or tls-certificate and tls-key",
+                ));
+            }
+        }
+        for one in &self.webhooks {
+            if !one.passwords && !one.tokens {
+                return Err(Error::setting(
+                    format!("auth.webhook {:?}: it judges nothing", one.name),
+                    "set credentials to [\"password\"], [\"token\"] or both",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn check_issuer(&self, issuer: &IssuerSettings) -> Result<(), Error> {
         let name = &issuer.name;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+        check_name("jwt", name)?;
+        if let KeySource::JwksUrl(from) = &issuer.source
+            && !from.url.is_protected()
+        {
             return Err(Error::setting(
-                format!("auth.jwt: {name:?} cannot be an issuer's name"),
-                "use 1 to 64 letters, digits, '-', '_' or '.'; it becomes a part of principals",
+                format!("auth.jwt {name:?}: jwks-url is neither https nor on a loopback address"),
+                "use https: whoever answers there decides who is let in",
             ));
         }
         if self
@@ -245,14 +439,25 @@ impl Settings {
                 ));
             }
         }
-        if self.issuers.len() > 1 && issuer.allowed_roles.is_none() {
+        if self.token_sources() > 1 && issuer.allowed_roles.is_none() {
             return Err(Error::setting(
                 format!("auth.jwt {name:?}: allowed-roles is missing"),
-                "with more than one issuer, list the roles that this one may give (or [])",
+                "with more than one source of tokens, list the roles that this one may give (or [])",
             ));
         }
         issuer.algorithms().map(drop)
     }
+}
+
+fn check_name(section: &str, name: &str) -> Result<(), Error> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    if (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(Error::setting(
+        format!("auth.{section}: {name:?} cannot be a name"),
+        "use 1 to 64 letters, digits, '-', '_' or '.'; it becomes a part of principals",
+    ))
 }
 
 #[cfg(test)]

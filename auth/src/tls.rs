@@ -7,6 +7,7 @@
 //! A client certificate that is not accepted ends the handshake with one alert, whatever the
 //! reason; [`explain`] has the reason for the log.
 
+use std::collections::HashMap;
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,9 +16,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use portcullis_core::hook::ClientCertificate;
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, UnixTime, pem::PemObject};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, ServerConfig, ServerConnection};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, ServerConnection,
+};
+use rustls::sign::CertifiedKey;
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
 };
@@ -25,7 +29,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::der::time;
 use crate::trust::certificates;
-use crate::{ClientTrust, Error, file};
+use crate::{ClientTrust, Error, Revocation, file};
 
 /// Largest certificate or key file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -41,13 +45,25 @@ pub struct TlsSettings {
     pub client_ca: Vec<PathBuf>,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
-    /// CRLs, PEM or DER. With at least one, a CA without CRL is refused.
-    pub crl: Vec<PathBuf>,
-    /// How long after nextUpdate a CRL is still believed.
-    pub crl_grace: Duration,
+    /// CRLs. With at least one file or address, a CA without CRL is refused.
+    pub revocation: Revocation,
+    /// `[[listener.tls.sni]]`: certificates for some of the server's names.
+    pub sni: Vec<SniSettings>,
     /// Application protocols, for example `mqtt` or `http/1.1`. A client that offers none passes;
     /// one that offers only others is refused.
     pub alpn: Vec<Vec<u8>>,
+}
+
+/// `[[listener.tls.sni]]`: the certificate that is shown to clients which ask for one of these names
+/// (RFC 6066, section 3). Others see the listener's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SniSettings {
+    /// Host names; `*.example.com` stands for one more label.
+    pub names: Vec<String>,
+    /// The chain, PEM, the server's own first.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
 }
 
 /// `client-auth`.
@@ -67,7 +83,7 @@ pub struct Loaded {
     pub config: Arc<ServerConfig>,
     /// For [`Desk::set_trust`](crate::Desk::set_trust); `None` with [`ClientAuth::None`].
     pub trust: Option<Arc<ClientTrust>>,
-    /// When the server's certificate ends.
+    /// When the first of the server's certificates ends.
     pub until: SystemTime,
     /// What works but should be looked at.
     pub warnings: Vec<String>,
@@ -82,10 +98,24 @@ pub struct Loaded {
 /// `client-ca`.
 pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
     let mut warnings = Vec::new();
-    let chain = certificates(&settings.certificate, MAX_FILE)?;
-    let until = check_server_certificate(&settings.certificate, &chain, now)?;
-    let key = private_key(&settings.key)?;
-    warnings.extend(file::exposed(&settings.key));
+    let (own, mut until) = server_key(&settings.certificate, &settings.key, &mut warnings, now)?;
+    let mut resolver = Resolver {
+        own,
+        by_name: HashMap::new(),
+    };
+    for sni in &settings.sni {
+        let (key, ends) = server_key(&sni.certificate, &sni.key, &mut warnings, now)?;
+        until = until.min(ends);
+        for name in &sni.names {
+            let name = checked_name(name)?;
+            if resolver.by_name.insert(name.clone(), Arc::clone(&key)).is_some() {
+                return Err(Error::setting(
+                    format!("listener.tls.sni: the name {name:?} is there twice"),
+                    "name it once",
+                ));
+            }
+        }
+    }
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
@@ -101,7 +131,7 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
                 ));
             }
             let (trust, more) =
-                ClientTrust::load(&settings.client_ca, &settings.crl, settings.crl_grace, now)?;
+                ClientTrust::load(&settings.client_ca, &settings.revocation, now)?;
             warnings.extend(more);
             let verifier = Verifier {
                 hints: trust.hints(),
@@ -112,16 +142,7 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
             (builder, Some(trust))
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
-        Error::file(
-            &settings.key,
-            format!(
-                "cannot be used with the certificate {}: {error}",
-                settings.certificate.display()
-            ),
-            "use the private key that the certificate was made for",
-        )
-    })?;
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols.clone_from(&settings.alpn);
     config.max_early_data_size = 0;
     if trust.is_some() {
@@ -163,6 +184,65 @@ pub fn explain(error: &(dyn StdError + 'static)) -> String {
         }
         Some(other) => other.to_string(),
         None => error.to_string(),
+    }
+}
+
+/// A certificate with its key, and when it ends.
+fn server_key(
+    certificate: &Path,
+    key: &Path,
+    warnings: &mut Vec<String>,
+    now: SystemTime,
+) -> Result<(Arc<CertifiedKey>, SystemTime), Error> {
+    let chain = certificates(certificate, MAX_FILE)?;
+    let until = check_server_certificate(certificate, &chain, now)?;
+    let der = private_key(key)?;
+    warnings.extend(file::exposed(key));
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    let certified = CertifiedKey::from_der(chain, der, &provider).map_err(|error| {
+        Error::file(
+            key,
+            format!(
+                "cannot be used with the certificate {}: {error}",
+                certificate.display()
+            ),
+            "use the private key that the certificate was made for",
+        )
+    })?;
+    Ok((Arc::new(certified), until))
+}
+
+/// A host name in lower case, with a wildcard only as its whole first label.
+fn checked_name(name: &str) -> Result<String, Error> {
+    let name = name.to_ascii_lowercase();
+    let plain = name.strip_prefix("*.").unwrap_or(&name);
+    if DnsName::try_from(plain).is_ok() && !plain.ends_with('.') {
+        return Ok(name);
+    }
+    Err(Error::setting(
+        format!("listener.tls.sni: {name:?} is no host name"),
+        "write names such as broker.example or *.example; addresses are never asked for",
+    ))
+}
+
+/// Picks the certificate by the name that the client asks for.
+#[derive(Debug)]
+struct Resolver {
+    own: Arc<CertifiedKey>,
+    by_name: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            let exact = self.by_name.get(&name);
+            exact.or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                self.by_name.get(&format!("*.{parent}"))
+            })
+        });
+        Some(Arc::clone(found.unwrap_or(&self.own)))
     }
 }
 

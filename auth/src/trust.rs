@@ -10,8 +10,9 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use portcullis_core::clock::Now;
 use rustls::DistinguishedName;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
@@ -20,9 +21,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 use x509_parser::time::ASN1Time;
 
-use crate::crl::{IssuerId, Lists, Role};
+use crate::crl::{Authorities, IssuerId, Lists, Role};
+use crate::crl_url::RemoteList;
 use crate::der::{hex, is_signed_by, serial, sha256, time};
-use crate::{Error, file};
+use crate::{Error, Url, file};
 
 /// Most certificates that a client may present. Path building refuses chains of more than six CAs;
 /// this bounds the parsing before it.
@@ -41,8 +43,29 @@ pub struct ClientTrust {
     /// CAs from the configuration that another configured CA issued. They help to build paths and
     /// sign CRLs, but are no end of trust: their issuer can revoke them.
     between: Vec<CertificateDer<'static>>,
+    /// From files; `None` where there are none.
     lists: Option<Lists>,
+    /// From addresses.
+    remote: Vec<Arc<RemoteList>>,
+    /// Every CA of the configuration: they may sign lists.
+    authorities: Vec<CertificateDer<'static>>,
+    grace: Duration,
     algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Where revocation lists come from.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Revocation {
+    /// `crl`: files, PEM or DER.
+    pub files: Vec<PathBuf>,
+    /// `crl-url`.
+    pub urls: Vec<Url>,
+    /// `crl-tls-ca`: CAs of the servers at `urls`; `None`: those of the system.
+    pub tls_ca: Option<PathBuf>,
+    /// `crl-refresh`: how often `urls` are asked.
+    pub refresh: Duration,
+    /// `crl-grace`: how long after nextUpdate a list is still believed.
+    pub grace: Duration,
 }
 
 struct Anchor {
@@ -82,8 +105,8 @@ pub(crate) struct Link {
 }
 
 impl ClientTrust {
-    /// Reads CA and CRL files. With at least one CRL file, a certificate is accepted only if each
-    /// CA on its path has a CRL that is not older than `nextUpdate` and `crl_grace`. Warnings come
+    /// Reads CA and CRL files. With at least one CRL file or address, a certificate is accepted only if each
+    /// CA on its path has a CRL that is not older than `nextUpdate` and `crl-grace`. Warnings come
     /// back as text.
     ///
     /// # Errors
@@ -92,8 +115,7 @@ impl ClientTrust {
     /// a CRL that no configured CA signed.
     pub fn load(
         client_ca: &[PathBuf],
-        crl: &[PathBuf],
-        crl_grace: Duration,
+        revocation: &Revocation,
         now: SystemTime,
     ) -> Result<(Arc<Self>, Vec<String>), Error> {
         let algorithms =
@@ -115,6 +137,9 @@ impl ClientTrust {
             for_path: Vec::new(),
             between: Vec::new(),
             lists: None,
+            remote: Vec::new(),
+            authorities: ders.clone(),
+            grace: revocation.grace,
             algorithms,
         };
         for (der, certificate) in ders.iter().zip(&parsed) {
@@ -130,12 +155,22 @@ impl ClientTrust {
             }
         }
         let mut warnings = Vec::new();
-        if !crl.is_empty() {
-            let (lists, old) = Lists::load(crl, &parsed, algorithms.all, crl_grace, now)?;
+        for url in &revocation.urls {
+            let ca = revocation.tls_ca.as_deref();
+            let list = RemoteList::new(url, ca, revocation.refresh)?;
+            trust.remote.push(Arc::new(list));
+        }
+        if !revocation.files.is_empty() {
+            let authorities = Authorities {
+                certificates: &parsed,
+                algorithms: algorithms.all,
+                grace: revocation.grace,
+            };
+            let (lists, old) = Lists::load(&revocation.files, &authorities, now)?;
             warnings.extend(old);
             for anchor in &parsed {
                 let id = IssuerId::of(anchor.subject().as_raw());
-                if lists.covers(id, Role::User, UNIX_EPOCH).is_err() {
+                if trust.remote.is_empty() && lists.until(id, Role::User).is_none() {
                     warnings.push(format!(
                         "client CA {:?} has no CRL: its certificates are refused while crl is set",
                         anchor.subject().to_string()
@@ -145,6 +180,58 @@ impl ClientTrust {
             trust.lists = Some(lists);
         }
         Ok((Arc::new(trust), warnings))
+    }
+
+    /// Takes over the lists that `old` has fetched from the same addresses, if they are signed by
+    /// one of this one's CAs.
+    pub(crate) fn inherit(&self, old: &Self) {
+        self.with_authorities(|authorities| {
+            for list in &self.remote {
+                let same = |before: &&Arc<RemoteList>| before.url() == list.url();
+                if let Some(before) = old.remote.iter().find(same) {
+                    list.inherit(before, authorities);
+                }
+            }
+        });
+    }
+
+    /// The addresses that are to be asked at `now`.
+    pub(crate) fn due(&self, now: Instant) -> Vec<Arc<RemoteList>> {
+        let due = self.remote.iter().filter(|list| list.is_due(now));
+        due.cloned().collect()
+    }
+
+    /// Asks one of them. Gives whether there is another list now.
+    ///
+    /// # Errors
+    ///
+    /// No answer, or no list that counts; the old one stays.
+    pub(crate) async fn refresh(&self, list: &RemoteList, now: Now) -> Result<bool, String> {
+        let Some(bytes) = list.fetch(now.mono).await? else {
+            return Ok(false);
+        };
+        self.with_authorities(|authorities| list.take(bytes, authorities, now.wall))
+    }
+
+    fn with_authorities<T>(&self, look: impl FnOnce(&Authorities<'_>) -> T) -> T {
+        let certificates: Vec<_> = self
+            .authorities
+            .iter()
+            .filter_map(|der| X509Certificate::from_der(der).ok())
+            .map(|(_, certificate)| certificate)
+            .collect();
+        look(&Authorities {
+            certificates: &certificates,
+            algorithms: self.algorithms.all,
+            grace: self.grace,
+        })
+    }
+
+    /// Asks each list that there is.
+    fn lists<T>(&self, look: impl Fn(&Lists) -> T) -> impl Iterator<Item = T> {
+        let files = self.lists.as_ref().map(&look);
+        let remote: Vec<T> = self.remote.iter().filter_map(|list| list.with(&look)).collect();
+        files.into_iter().chain(remote)
     }
 
     fn add_anchor(&mut self, der: &CertificateDer<'static>, certificate: &X509Certificate<'_>) {
@@ -175,7 +262,8 @@ impl ClientTrust {
     /// How many certificates the CRLs revoke; `None` without CRLs.
     #[must_use]
     pub fn revoked(&self) -> Option<usize> {
-        self.lists.as_ref().map(Lists::len)
+        let checked = self.lists.is_some() || !self.remote.is_empty();
+        checked.then(|| self.lists(Lists::len).sum())
     }
 
     /// When the first of the CAs ends.
@@ -264,18 +352,25 @@ impl ClientTrust {
     }
 
     fn check_revocation(&self, links: &[Link], now: SystemTime) -> Result<(), String> {
-        let Some(lists) = &self.lists else {
+        if self.lists.is_none() && self.remote.is_empty() {
             return Ok(());
-        };
+        }
         for (at, link) in links.iter().enumerate() {
             let role = if at == 0 { Role::User } else { Role::Authority };
             self.revocation(link)?;
-            lists.covers(link.issuer, role, now).map_err(|why| {
-                format!(
-                    "the certificate with serial {} (number {at} on the path) cannot be checked: {why}",
-                    link.serial
-                )
-            })?;
+            // Of two lists of one issuer the older one decides how long both are believed.
+            let until = self.lists(|lists| lists.until(link.issuer, role));
+            let why = match until.flatten().min() {
+                None => "there is no CRL of that CA",
+                Some(until) if until < now => {
+                    "the CRL of that CA is older than its nextUpdate and crl-grace allow"
+                }
+                Some(_) => continue,
+            };
+            return Err(format!(
+                "the certificate with serial {} (number {at} on the path) cannot be checked: {why}",
+                link.serial
+            ));
         }
         Ok(())
     }
@@ -286,13 +381,16 @@ impl ClientTrust {
     ///
     /// That it is, in words.
     pub(crate) fn revocation(&self, link: &Link) -> Result<(), String> {
-        match &self.lists {
-            Some(lists) if lists.is_revoked(link.issuer, &link.serial) => Err(format!(
+        if self
+            .lists(|lists| lists.is_revoked(link.issuer, &link.serial))
+            .any(|revoked| revoked)
+        {
+            return Err(format!(
                 "the certificate with serial {} is revoked by its CA's CRL",
                 link.serial
-            )),
-            _ => Ok(()),
+            ));
         }
+        Ok(())
     }
 
     /// Whether this CA is (still) one of the listener's.

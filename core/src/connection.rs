@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,12 +19,14 @@ use std::time::{Duration, Instant, SystemTime};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::engine::{Attached, Close, Engine, Published, Routing, Session, Taken};
+use crate::engine::{
+    Attached, Close, Engine, Published, Receipt, Routing, Session, Taken, Tickets,
+};
 use crate::guard::{Inbound, Subject};
 use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
 use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
-use crate::ticket::{Progress, Ticket};
+use crate::ticket::Progress;
 use crate::topic::{TopicError, TopicFilter, TopicName};
 use crate::wire::{
     self, Ack, AckKind, Auth, DecodeError, Delivery, Disconnect, Packet, PacketId, Publish, QoS,
@@ -77,6 +80,8 @@ pub(crate) struct Terms {
     pub(crate) has_expiry: bool,
     /// The method of an enhanced authentication, which a re-authentication must use again.
     pub(crate) auth_method: Option<Box<str>>,
+    /// Largest packet that the client takes, bytes.
+    pub(crate) max_packet: Option<NonZeroU32>,
     pub(crate) peer: Option<SocketAddr>,
 }
 
@@ -97,6 +102,8 @@ pub(crate) struct Connection {
     /// When reading goes on; a rate limit.
     paused: Option<Instant>,
     stalled: Option<Instant>,
+    /// What was last taken to be written has messages in it.
+    carries_messages: bool,
     /// A step of a re-authentication that the driver has to ask about.
     pub(crate) auth_step: Option<Vec<u8>>,
 }
@@ -113,7 +120,9 @@ struct PendingAck {
     id: PacketId,
     kind: AckKind,
     reason: ReasonCode,
-    tickets: SmallVec<[Ticket; 1]>,
+    tickets: Tickets,
+    /// The session knows the tickets too; see [`Attached::promise`].
+    promised: bool,
     weight: usize,
 }
 
@@ -141,6 +150,7 @@ impl Connection {
             heard: now.mono,
             paused: None,
             stalled: None,
+            carries_messages: false,
             auth_step: None,
         }
     }
@@ -262,15 +272,30 @@ impl Connection {
             Delivery::ExactlyOnce { id, .. } => Some((AckKind::PubRec, id)),
         };
         if let Some((kind, id)) = flow {
-            if kind == AckKind::PubRec && self.attached.is_received(id.get()) {
-                // A repetition: acknowledged again, not published again. If the first one's
-                // acknowledgement still waits, this one takes its place in the order behind it.
-                self.answer(kind, id, ReasonCode::Success, SmallVec::new(), 0, waker);
-                return Ok(());
+            if kind == AckKind::PubRec {
+                match self.attached.receive(id.get()) {
+                    Receipt::New => {}
+                    Receipt::Known(tickets) => {
+                        self.repeated(id, tickets, waker);
+                        return Ok(());
+                    }
+                    Receipt::Stale => {
+                        return Err(End::server(
+                            ReasonCode::SessionTakenOver,
+                            "its client connected again",
+                        ));
+                    }
+                }
             }
-            self.admit_flow(settings)?;
+            self.admit_flow(kind, settings)?;
         }
-        let routed = self.route(publish, settings, routing)?;
+        let routed = match self.route(publish, settings, routing) {
+            Ok(routed) => routed,
+            Err(end) => {
+                self.not_received(flow);
+                return Err(end);
+            }
+        };
         match routed {
             Ok(published) => {
                 self.facts.fan_out += published.receivers;
@@ -282,13 +307,52 @@ impl Connection {
                     // 3.x has no word for a refusal; it is counted and dropped.
                     reason = ReasonCode::Success;
                 }
-                if kind == AckKind::PubRec && !reason.is_error() {
-                    self.attached.received(id.get());
+                if reason.is_error() {
+                    // The flow is over [MQTT-4.3.3-9].
+                    self.not_received(flow);
                 }
-                self.answer(kind, id, reason, published.tickets, size, waker);
+                let promised = kind == AckKind::PubRec && !published.tickets.is_empty();
+                if promised {
+                    self.attached.promise(id.get(), &published.tickets);
+                }
+                self.answer(
+                    PendingAck {
+                        id,
+                        kind,
+                        reason,
+                        tickets: published.tickets,
+                        promised,
+                        weight: size,
+                    },
+                    waker,
+                );
                 Ok(())
             }
             Err(refused) => self.denied(&refused, flow, settings, waker, routing),
+        }
+    }
+
+    /// A `QoS` 2 message that was received before: acknowledged again, not published again. If the
+    /// first one's acknowledgement still waits in this connection, it answers this one as well.
+    fn repeated(&mut self, id: PacketId, tickets: Tickets, waker: &Waker) {
+        let waits = |ack: &PendingAck| ack.kind == AckKind::PubRec && ack.id == id;
+        if !self.acks.iter().any(waits) {
+            let promised = !tickets.is_empty();
+            self.answer(
+                PendingAck {
+                    tickets,
+                    promised,
+                    ..PendingAck::plain(AckKind::PubRec, id, ReasonCode::Success)
+                },
+                waker,
+            );
+        }
+    }
+
+    /// A `QoS` 2 message that was refused: its identifier stands for a new one from now on.
+    fn not_received(&self, flow: Option<(AckKind, PacketId)>) {
+        if let Some((AckKind::PubRec, id)) = flow {
+            self.attached.released(id.get());
         }
     }
 
@@ -360,6 +424,7 @@ impl Connection {
         };
         self.engine.modules.observe(&event, routing.now);
         if settings.enforcement.denied_publish == DeniedPublish::Disconnect {
+            self.not_received(flow);
             return Err(End::server(
                 ReasonCode::NotAuthorized,
                 format!("{action} to {topic:?} denied: {rule}"),
@@ -367,28 +432,24 @@ impl Connection {
         }
         if let Some((kind, id)) = flow {
             let reason = if self.terms.version.is_v5() {
+                self.not_received(flow);
                 ReasonCode::NotAuthorized
             } else {
-                if kind == AckKind::PubRec {
-                    self.attached.received(id.get());
-                }
                 ReasonCode::Success
             };
-            self.answer(kind, id, reason, SmallVec::new(), 0, waker);
+            self.answer(PendingAck::plain(kind, id, reason), waker);
         }
         Ok(())
     }
 
     /// Whether one more unacknowledged publish is within what was announced
     /// \[MQTT-3.3.4-9\], and, for 3.x, within what may be held.
-    fn admit_flow(&self, settings: &Settings) -> Result<(), End> {
+    fn admit_flow(&self, kind: AckKind, settings: &Settings) -> Result<(), End> {
         if self.terms.version.is_v5() {
-            let open = self.attached.unreleased()
-                + self
-                    .acks
-                    .iter()
-                    .filter(|ack| ack.kind == AckKind::PubAck)
-                    .count();
+            // A QoS 2 message counts from its receipt, this one included, to its release.
+            let waiting = |ack: &&PendingAck| ack.kind == AckKind::PubAck || ack.reason.is_error();
+            let open = self.attached.unreleased() + self.acks.iter().filter(waiting).count();
+            let open = open - usize::from(kind == AckKind::PubRec);
             if open >= usize::from(settings.mqtt.receive_maximum.get()) {
                 return Err(End::server(
                     ReasonCode::ReceiveMaximumExceeded,
@@ -407,38 +468,18 @@ impl Connection {
     }
 
     /// Acknowledges in the order of receipt, now or when the tickets are complete.
-    fn answer(
-        &mut self,
-        kind: AckKind,
-        id: PacketId,
-        reason: ReasonCode,
-        tickets: SmallVec<[Ticket; 1]>,
-        weight: usize,
-        waker: &Waker,
-    ) {
-        if self.acks.is_empty() && tickets.is_empty() {
-            wire::ack(
-                &mut self.replies,
-                self.terms.version,
-                kind,
-                id,
-                reason,
-                None,
-            );
+    fn answer(&mut self, ack: PendingAck, waker: &Waker) {
+        if self.acks.is_empty() && ack.tickets.is_empty() {
+            let (out, version) = (&mut self.replies, self.terms.version);
+            wire::ack(out, version, ack.kind, ack.id, ack.reason, None);
             return;
         }
-        for ticket in &tickets {
+        for ticket in &ack.tickets {
             // Asked once, so that its completion wakes the connection.
             let _ = ticket.poll(Some(waker));
         }
-        self.held_bytes += weight;
-        self.acks.push_back(PendingAck {
-            id,
-            kind,
-            reason,
-            tickets,
-            weight,
-        });
+        self.held_bytes += ack.weight;
+        self.acks.push_back(ack);
     }
 
     /// Sends the acknowledgements that nothing holds back any more.
@@ -454,6 +495,10 @@ impl Connection {
                 ack.tickets.pop();
             }
             if failed {
+                // It was not taken: what comes with this identifier next is a new message.
+                if ack.promised {
+                    self.attached.released(ack.id.get());
+                }
                 if !self.terms.version.is_v5() {
                     // 3.x has no word for it: no acknowledgement is the only honest answer.
                     return Err(End::server(
@@ -462,6 +507,8 @@ impl Connection {
                     ));
                 }
                 ack.reason = ReasonCode::UnspecifiedError;
+            } else if ack.promised {
+                self.attached.kept_promise(ack.id.get());
             }
             let version = self.terms.version;
             wire::ack(
@@ -525,8 +572,9 @@ impl Connection {
             codes.push(code);
         }
         let version = self.terms.version;
+        let before = self.replies.len();
         wire::suback(&mut self.replies, version, subscribe.id, &codes, None);
-        Ok(())
+        self.fits(before)
     }
 
     fn unsubscribe(
@@ -544,7 +592,27 @@ impl Connection {
             });
         }
         let version = self.terms.version;
+        let before = self.replies.len();
         wire::unsuback(&mut self.replies, version, unsubscribe.id, &codes, None);
+        self.fits(before)
+    }
+
+    /// Whether the client takes the answer that was written from `start` on. One that it asked
+    /// for and does not take cannot be left out either: the connection ends
+    /// \[MQTT-3.1.2-24\].
+    fn fits(&mut self, start: usize) -> Result<(), End> {
+        let size = self.replies.len().saturating_sub(start);
+        if self
+            .terms
+            .max_packet
+            .is_some_and(|max| size > max.get() as usize)
+        {
+            self.replies.truncate(start);
+            return Err(End::server(
+                ReasonCode::PacketTooLarge,
+                format!("an answer of {size} bytes is over the client's maximum packet size"),
+            ));
+        }
         Ok(())
     }
 
@@ -616,6 +684,11 @@ impl Connection {
             Taken::Output { sent, stalled } => {
                 self.facts.egress_messages += sent;
                 engine.metrics.messages_sent.add(sent);
+                engine
+                    .metrics
+                    .packets_sent
+                    .add(sent + count_packets(&self.replies));
+                self.carries_messages = sent > 0;
                 self.stalled = stalled;
             }
             Taken::Close(close) => return Err(End::Server(close)),
@@ -643,7 +716,8 @@ impl Connection {
     /// The client's socket took bytes.
     pub(crate) fn wrote(&mut self, bytes: usize, now: Now) {
         self.engine.metrics.bytes_sent.add(bytes as u64);
-        if self.stalled.is_some() {
+        // Answers are not what anybody waits for: a client that only pings makes no progress.
+        if self.stalled.is_some() && self.carries_messages {
             self.attached.progressed(now);
         }
         if self.outbound_is_life() {
@@ -765,7 +839,8 @@ impl Connection {
             ),
             End::Lost(reason) => (true, None, Disconnected::ConnectionLost, reason.clone()),
             End::Server(close) => {
-                if self.terms.version.is_v5() {
+                let takes = self.terms.max_packet.is_none_or(|max| max.get() >= 3);
+                if self.terms.version.is_v5() && takes {
                     // The whole reason is for the record; the client gets the code.
                     wire::disconnect(&mut farewell, close.code, None);
                 }
@@ -789,6 +864,30 @@ impl Connection {
         self.engine.detach(&self.attached, will, expiry, now);
         farewell
     }
+}
+
+impl PendingAck {
+    /// One that waits for nothing of its own.
+    fn plain(kind: AckKind, id: PacketId, reason: ReasonCode) -> Self {
+        Self {
+            id,
+            kind,
+            reason,
+            tickets: Tickets::new(),
+            promised: false,
+            weight: 0,
+        }
+    }
+}
+
+/// Packets in a buffer of whole ones.
+fn count_packets(mut bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Ok(Some(frame)) = split_frame(bytes, wire::MAX_PACKET_SIZE) {
+        bytes = bytes.get(frame.size..).unwrap_or_default();
+        count += 1;
+    }
+    count
 }
 
 /// The keep alive that holds: what was asked for, but no more than the longest granted, which

@@ -5,6 +5,10 @@
 
 mod packets;
 
+use crate::gate::WebSocketRules;
+use crate::gate::proxy::{MAX_V1, MAX_V2, Progress, parse};
+use crate::gate::websocket::frame::{Decoded, Decoder};
+use crate::gate::websocket::upgrade::{MAX_REQUEST, judge};
 use crate::topic::{TopicFilter, TopicLimits, TopicName, matches};
 use crate::wire::{
     DecodeError, Frame, Limits, MAX_PACKET_SIZE, Packet, ServerPacket, UserProperties, Version,
@@ -239,6 +243,99 @@ pub fn topic_filter(input: &[u8]) {
         let expected = !reserved && matches_plainly(&pattern, &levels);
         assert_eq!(matches(plain, name), expected, "{plain:?} {name:?}");
     }
+}
+
+/// The promises of [`crate::gate::proxy`]: total, bounded, decided early, never reading too far.
+///
+/// # Panics
+///
+/// When a promise is broken.
+pub fn proxy(input: &[u8]) {
+    let mut cut = 0;
+    loop {
+        let prefix = input.get(..cut).unwrap_or(input);
+        assert!(prefix.len() <= MAX_V2, "undecided beyond the limit");
+        match parse(prefix) {
+            Ok(Progress::More(more)) => {
+                assert!(more > 0);
+                if prefix.starts_with(b"P") {
+                    assert!(prefix.len() < MAX_V1);
+                }
+                // Every length on the way must want more, or be refused: nothing was overlooked.
+                for between in (cut..cut + more).filter_map(|end| input.get(..end)) {
+                    assert!(!matches!(parse(between), Ok(Progress::Done(_))));
+                }
+                cut += more;
+                if cut > input.len() {
+                    return;
+                }
+            }
+            decided => {
+                // More bytes do not make it better.
+                for longer in (cut + 1..=input.len()).filter_map(|end| input.get(..end)) {
+                    assert!(parse(longer).is_err());
+                }
+                if let Ok(Progress::Done(_)) = decided {
+                    assert_eq!(prefix.len(), cut);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// The promises of [`crate::gate::websocket`] for `input` as the frames of a client and as its
+/// request: however the bytes are cut, the same data and the same end come out; what is refused in
+/// part is refused as a whole.
+///
+/// # Panics
+///
+/// When a promise is broken.
+pub fn websocket(input: &[u8]) {
+    let whole = frames(input, input.len().max(1));
+    assert!(whole.0.len() <= input.len());
+    for size in [1, 2, 3, 7, 64] {
+        assert_eq!(frames(input, size), whole, "in pieces of {size}");
+    }
+    let rules = WebSocketRules {
+        path: "/mqtt".into(),
+        origins: vec!["https://app.example".into()],
+    };
+    let mut seen = 0;
+    let mut first = Ok(false);
+    for (end, _) in input.iter().enumerate() {
+        let request = input.get(..=end).unwrap_or_default();
+        first = judge(request, seen, &rules).map(|granted| granted.is_some());
+        assert!(request.len() <= MAX_REQUEST || first != Ok(false));
+        if first != Ok(false) {
+            break;
+        }
+        seen = end + 1;
+    }
+    match (first, judge(input, 0, &rules).map(|granted| granted.is_some())) {
+        (first, whole) if first == whole => {}
+        // Bytes behind a request that was whole before.
+        (Ok(true) | Err(_), Err(_)) => {}
+        (first, whole) => assert_eq!(first, whole, "the cut changed the answer"),
+    }
+}
+
+/// What comes out of `input` in pieces: data, sums, and the newest Ping.
+fn frames(input: &[u8], size: usize) -> (Vec<u8>, Decoded, Option<Vec<u8>>) {
+    let mut decoder = Decoder::new(300);
+    let mut data = Vec::new();
+    let mut sum = Decoded::default();
+    for piece in input.chunks(size) {
+        let mut piece = piece.to_vec();
+        let decoded = decoder.decode(&mut piece);
+        assert!(decoded.data <= piece.len());
+        assert!(sum.ended.is_none() || decoded == Decoded::default());
+        data.extend_from_slice(piece.get(..decoded.data).unwrap_or_default());
+        sum.data += decoded.data;
+        sum.idle_frames += decoded.idle_frames;
+        sum.ended = sum.ended.or(decoded.ended);
+    }
+    (data, sum, decoder.take_ping())
 }
 
 /// Section 4.7 as a recursion over levels.

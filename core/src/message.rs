@@ -167,6 +167,11 @@ impl Message {
         })
     }
 
+    /// Whether both share one allocation.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.as_ptr() == other.0.as_ptr()
+    }
+
     /// Who published it.
     #[must_use]
     pub fn author(&self) -> &Arc<Subject> {

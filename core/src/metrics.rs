@@ -68,6 +68,8 @@ metrics! {
     accepted: "counter", "Connections accepted.";
     shed: "counter", "Connections closed at once: a connection limit, no descriptor, or too many handshakes.";
     refused_arrivals: "counter", "Connections refused by an admission module before TLS.";
+    untrusted_proxies: "counter", "Connections closed because the peer is no trusted proxy or its PROXY header is malformed.";
+    refused_upgrades: "counter", "WebSocket upgrades refused.";
     tls_failures: "counter", "TLS handshakes that failed.";
     connect_timeouts: "counter", "Connections that did not reach CONNACK before the connect deadline.";
     connects: "counter", "Clients admitted.";
@@ -77,6 +79,7 @@ metrics! {
     malformed: "counter", "Connections closed for a packet that breaks the protocol.";
     packets_received: "counter", "Packets received.";
     bytes_received: "counter", "Bytes received.";
+    packets_sent: "counter", "Packets sent to admitted clients.";
     bytes_sent: "counter", "Bytes sent.";
     messages_received: "counter", "PUBLISH packets received.";
     messages_sent: "counter", "PUBLISH packets sent.";

@@ -6,10 +6,14 @@
     reason = "a test names what it expects and panics over the rest"
 )]
 
+mod bus;
+mod chaos;
+mod flows;
 mod rules;
 mod sessions;
 mod shared;
 
+use std::collections::HashMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -269,6 +273,8 @@ pub(crate) struct World {
     pub(crate) policy: Arc<Table>,
     pub(crate) register: Arc<Register>,
     pub(crate) notes: Arc<Notes>,
+    /// Where the bus is the slow one.
+    pub(crate) slow: Option<Arc<bus::Slow>>,
     pub(crate) now: Now,
 }
 
@@ -281,6 +287,7 @@ pub(crate) struct As {
     pub(crate) expiry: u32,
     pub(crate) receive_maximum: Option<u16>,
     pub(crate) max_packet: Option<u32>,
+    pub(crate) alias_max: u16,
     pub(crate) keep_alive: u16,
     pub(crate) will: Option<(&'static str, u32)>,
 }
@@ -295,6 +302,7 @@ impl As {
             expiry: 0,
             receive_maximum: None,
             max_packet: None,
+            alias_max: 0,
             keep_alive: 60,
             will: None,
         }
@@ -362,6 +370,10 @@ pub(crate) struct Client {
     pub(crate) session_present: bool,
     /// How the broker ended it.
     pub(crate) end: Option<End>,
+    /// Messages that came with an alias in place of their topic.
+    pub(crate) aliased: usize,
+    alias_max: u16,
+    aliases: HashMap<u16, String>,
     farewell: Vec<u8>,
 }
 
@@ -371,15 +383,10 @@ impl World {
     }
 
     pub(crate) fn with(settings: Settings) -> Self {
-        Self::over(settings, |settings, modules| {
-            Arc::new(Native::new(settings, Arc::clone(&modules.metrics)))
-        })
+        Self::over(settings, bus::is_slow())
     }
 
-    pub(crate) fn over(
-        settings: Settings,
-        bus: impl FnOnce(Arc<ArcSwap<Settings>>, &Modules) -> Arc<dyn Bus>,
-    ) -> Self {
+    pub(crate) fn over(settings: Settings, slow: bool) -> Self {
         let (policy, register, notes) = (
             Arc::new(Table::default()),
             Arc::new(Register::default()),
@@ -394,12 +401,19 @@ impl World {
             ..Modules::default()
         };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let bus = bus(Arc::clone(&settings), &modules);
+        let native = Native::new(Arc::clone(&settings), Arc::clone(&modules.metrics));
+        let (slow, bus): (_, Arc<dyn Bus>) = if slow {
+            let slow = Arc::new(bus::Slow::new(native));
+            (Some(Arc::clone(&slow)), slow)
+        } else {
+            (None, Arc::new(native))
+        };
         Self {
             engine: Arc::new(Engine::new(Arc::new(modules), settings, bus)),
             policy,
             register,
             notes,
+            slow,
             now: Now::read(),
         }
     }
@@ -452,6 +466,7 @@ impl World {
                     version: how.version,
                     receive_maximum: how.receive_maximum.and_then(NonZeroU16::new),
                     max_packet: how.max_packet.and_then(NonZeroU32::new),
+                    topic_alias_max: how.alias_max,
                     peer: None,
                 },
             },
@@ -464,6 +479,7 @@ impl World {
             until: None,
             has_expiry: how.expiry > 0,
             auth_method: None,
+            max_packet: how.max_packet.and_then(NonZeroU32::new),
             peer: None,
         };
         let session_present = attached.session_present;
@@ -480,6 +496,9 @@ impl World {
             version: how.version,
             session_present,
             end: None,
+            aliased: 0,
+            alias_max: how.alias_max,
+            aliases: HashMap::new(),
             farewell: Vec::new(),
         })
     }
@@ -533,8 +552,17 @@ impl Client {
         );
     }
 
-    /// Everything that the broker has for this client, which reads it all.
+    /// Everything that the broker has for this client, which reads it all. A slow bus has had the
+    /// time that it needs.
     pub(crate) fn got(&mut self, world: &World) -> Vec<Got> {
+        if let Some(slow) = &world.slow {
+            slow.settle();
+        }
+        self.read(world)
+    }
+
+    /// What the broker has for this client at this moment.
+    pub(crate) fn read(&mut self, world: &World) -> Vec<Got> {
         let mut all = Vec::new();
         while let Some(connection) = &mut self.connection {
             let mut output = Vec::new();
@@ -542,13 +570,13 @@ impl Client {
                 Ok(()) if output.is_empty() => break,
                 Ok(()) => {
                     connection.wrote(output.len(), world.now);
-                    all.append(&mut parse(&output, self.version));
+                    all.append(&mut self.parse(&output));
                 }
                 Err(end) => self.ended(world, end),
             }
         }
         let farewell = std::mem::take(&mut self.farewell);
-        all.append(&mut parse(&farewell, self.version));
+        all.append(&mut self.parse(&farewell));
         all
     }
 
@@ -609,7 +637,7 @@ impl Client {
         // Look at the answer without taking what else there is.
         let connection = self.connection.as_mut().unwrap();
         let answers = connection.take_replies();
-        match parse(&answers, self.version).as_slice() {
+        match self.parse(&answers).as_slice() {
             [Got::SubAck(9, codes)] => codes[0],
             other => panic!("not one SUBACK: {other:?}"),
         }
@@ -693,14 +721,35 @@ pub(crate) fn pubcomp(id: u16) -> Packet<'static> {
     Packet::PubComp(ack(id))
 }
 
-fn parse(mut bytes: &[u8], version: Version) -> Vec<Got> {
-    let mut all = Vec::new();
-    while let Some(frame) = split_frame(bytes, u32::MAX).unwrap() {
-        bytes = &bytes[frame.size..];
-        let packet = decode_server(frame, version, &Limits::default()).unwrap();
-        all.push(match packet {
+impl Client {
+    fn parse(&mut self, mut bytes: &[u8]) -> Vec<Got> {
+        let mut all = Vec::new();
+        while let Some(frame) = split_frame(bytes, u32::MAX).unwrap() {
+            bytes = &bytes[frame.size..];
+            let packet = decode_server(frame, self.version, &Limits::default()).unwrap();
+            all.push(self.understand(packet));
+        }
+        all
+    }
+
+    /// The topic of a message, whether it is spelled out or stands for an alias.
+    fn topic_of(&mut self, publish: &Publish<'_>) -> String {
+        let Some(alias) = publish.alias else {
+            return publish.topic.to_owned();
+        };
+        assert!(alias.get() <= self.alias_max, "an alias over the maximum");
+        if publish.topic.is_empty() {
+            self.aliased += 1;
+        } else {
+            self.aliases.insert(alias.get(), publish.topic.to_owned());
+        }
+        self.aliases[&alias.get()].clone()
+    }
+
+    fn understand(&mut self, packet: ServerPacket<'_>) -> Got {
+        match packet {
             ServerPacket::Publish(publish, ids) => Got::Message {
-                topic: publish.topic.to_owned(),
+                topic: self.topic_of(&publish),
                 payload: String::from_utf8(publish.payload.to_vec()).unwrap(),
                 qos: publish.delivery.qos(),
                 id: match publish.delivery {
@@ -722,18 +771,15 @@ fn parse(mut bytes: &[u8], version: Version) -> Vec<Got> {
             ServerPacket::PubRec(ack) => Got::PubRec(ack.id.get(), ack.reason),
             ServerPacket::PubRel(ack) => Got::PubRel(ack.id.get(), ack.reason),
             ServerPacket::PubComp(ack) => Got::PubComp(ack.id.get(), ack.reason),
-            ServerPacket::SubAck(ack) => Got::SubAck(
-                ack.id.get(),
-                ack.codes.iter().map(|code| *code as u8).collect(),
-            ),
-            ServerPacket::UnsubAck(ack) => Got::UnsubAck(
-                ack.id.get(),
-                ack.codes.iter().map(|code| *code as u8).collect(),
-            ),
+            ServerPacket::SubAck(ack) => Got::SubAck(ack.id.get(), codes(&ack.codes)),
+            ServerPacket::UnsubAck(ack) => Got::UnsubAck(ack.id.get(), codes(&ack.codes)),
             ServerPacket::PingResp => Got::Pong,
             ServerPacket::Disconnect(disconnect) => Got::Bye(disconnect.reason),
             other => panic!("unexpected {other:?}"),
-        });
+        }
     }
-    all
+}
+
+fn codes(codes: &[ReasonCode]) -> Vec<u8> {
+    codes.iter().map(|code| *code as u8).collect()
 }

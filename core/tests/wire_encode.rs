@@ -190,7 +190,7 @@ fn the_other_answers_are_as_in_the_text() {
         (
             "3.14.2.1",
             bytes(|out| disconnect(out, R::ServerShuttingDown, None)),
-            b"\xe0\x01\x8b",
+            b"\xe0\x02\x8b\x00",
         ),
         (
             "3.14.2.2",

@@ -33,7 +33,7 @@ use toml::de::DeTable;
 
 pub use identity::{Algorithm, Auth, CertificateName, ClientIdRule, JwtIssuer, JwtKeys, Require};
 pub use limits::{Limits, Mqtt};
-pub use listener::{Bind, ClientAuth, ClientCa, Listener, Method, Security, Tls};
+pub use listener::{Bind, ClientAuth, ClientCa, Listener, Method, Security, Tls, Transport};
 pub use problem::{Position, Problem, Problems};
 pub use units::{ByteRate, Rate};
 
@@ -77,8 +77,12 @@ pub struct Config {
 pub struct Acl {
     /// The Casbin model; `None` is the shipped one.
     pub model: Option<InputFile>,
-    /// The policy files; at least one.
+    /// The policy files, or directories of them; at least one.
     pub policy: Vec<InputFile>,
+    /// A candidate policy that is asked beside the one in force and never decides; empty: none.
+    pub shadow: Vec<InputFile>,
+    /// More denials than this after a change of policy put the old one back; `None`: never.
+    pub rollback_denials: Option<Rate>,
     /// What happens to a subscription that is covered in part.
     pub subscribe: PartialCover,
     /// What a client is told of a publish that is denied.
@@ -301,6 +305,11 @@ impl Config {
                 let message = unreadable(&file.path)?;
                 Some(self.problem(file.at, message, "correct the path or make the file"))
             })
+            .chain(self.policy_files().filter_map(|file| {
+                // What is in a directory is the loader's to judge.
+                let message = (!file.path.is_dir()).then(|| unreadable(&file.path))??;
+                Some(self.problem(file.at, message, "correct the path or make the file"))
+            }))
             .collect();
         if problems.is_empty() {
             Ok(())
@@ -344,8 +353,13 @@ impl Config {
 
     fn input_files(&self) -> impl Iterator<Item = &InputFile> {
         let listeners = self.listeners.iter().flat_map(Listener::input_files);
-        let acl = self.acl.model.iter().chain(&self.acl.policy);
-        listeners.chain(self.auth.input_files()).chain(acl)
+        let model = self.acl.model.iter();
+        listeners.chain(self.auth.input_files()).chain(model)
+    }
+
+    /// Policies, which may be directories.
+    fn policy_files(&self) -> impl Iterator<Item = &InputFile> {
+        self.acl.policy.iter().chain(&self.acl.shadow)
     }
 }
 
@@ -437,9 +451,22 @@ fn read_acl(mut section: Section<'_>) -> Option<Acl> {
         ),
         None | Some(_) => (),
     }
+    let shadow = section.files("shadow", "policies/candidate.csv");
+    if shadow.as_ref().is_some_and(Vec::is_empty) {
+        section.source().error(
+            section.place("shadow").unwrap_or(section.at()),
+            "shadow in [acl] names no file",
+            "leave it out, or write shadow = [\"policies/candidate.csv\"]",
+        );
+    }
+    // Asked only where it is there: the default has no meaning.
+    let rollback = section.place("rollback-denials").is_some();
+    let rollback_denials = section.rate("rollback-denials", Rate::per_minute(100));
     let acl = Acl {
         model,
         policy: policy.unwrap_or_default(),
+        shadow: shadow.unwrap_or_default(),
+        rollback_denials: rollback.then_some(rollback_denials),
         subscribe: section.choice(
             "subscribe",
             &[

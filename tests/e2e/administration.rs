@@ -14,16 +14,28 @@ fn status_and_lists_show_what_there_is() {
     let offline = broker.dial(V3, "away").certificate("device-2").persistent();
     offline.connect().disconnect();
     let list = broker.ask(&["client", "list"]).succeeded().out;
-    assert!(list.contains("device-1") && !list.contains("away"), "{list}");
+    assert!(
+        list.contains("device-1") && !list.contains("away"),
+        "{list}"
+    );
     let all = broker.ask(&["session", "list"]).succeeded().out;
     assert!(all.contains("device-1") && all.contains("away"), "{all}");
     let one = broker.ask(&["client", "show", "device-1"]).succeeded().out;
-    for part in ["cert:device-1", "main", "5.0", "lab/a  qos 2", "lab/b  qos 2"] {
+    for part in [
+        "cert:device-1",
+        "main",
+        "5.0",
+        "lab/a  qos 2",
+        "lab/b  qos 2",
+    ] {
         assert!(one.contains(part), "{part}: {one}");
     }
     assert_eq!(broker.number("connections"), 1);
     let missing = broker.ask(&["client", "show", "nobody"]).failed();
-    assert!(missing.err.contains("there is no session \"nobody\""), "{missing:?}");
+    assert!(
+        missing.err.contains("there is no session \"nobody\""),
+        "{missing:?}"
+    );
 }
 
 #[test]
@@ -47,14 +59,13 @@ fn a_kicked_client_is_told_and_may_come_back_to_its_session() {
 #[test]
 fn a_ban_ends_connections_keeps_out_is_listed_and_is_lifted() {
     let broker = Broker::start(|_| ());
-    for (flag, target) in [
-        ("--principal", "user:anna"),
-        ("--client-id", "banned"),
-    ] {
+    for (flag, target) in [("--principal", "user:anna"), ("--client-id", "banned")] {
         for (version, goodbye, code) in [(V3, None, 0x05), (V5, Some(0x87), 0x87)] {
             let dial = broker.dial(version, "banned").login(ANNA);
             let mut client = dial.clone().connect();
-            let ban = ["ban", "add", flag, target, "--for", "10 min", "--reason", "why not"];
+            let ban = [
+                "ban", "add", flag, target, "--for", "10 min", "--reason", "why not",
+            ];
             broker.ask(&ban).succeeded();
             assert_eq!(client.ended(), goodbye, "{flag}");
             assert_eq!(dial.clone().refused(), code, "{flag} {version:?}");
@@ -75,10 +86,14 @@ fn a_ban_ends_connections_keeps_out_is_listed_and_is_lifted() {
 fn a_banned_address_gets_no_connection() {
     let broker = Broker::start(|_| ());
     let ban = ["--address", "127.0.0.1"];
-    broker.ask(&[&["ban", "add"][..], &ban].concat()).succeeded();
+    broker
+        .ask(&[&["ban", "add"][..], &ban].concat())
+        .succeeded();
     broker.dial(V5, "device-1").certificate("device-1").broken();
     broker.dial(V3, "anna").login(ANNA).local().broken();
-    broker.ask(&[&["ban", "remove"][..], &ban].concat()).succeeded();
+    broker
+        .ask(&[&["ban", "remove"][..], &ban].concat())
+        .succeeded();
     broker.device(V5, "device-1").disconnect();
 }
 
@@ -123,7 +138,12 @@ fn rule_8_the_only_way_to_administrate_is_a_socket_of_the_brokers_own_user() {
 #[test]
 fn rule_11_the_program_never_changes_its_configuration() {
     let mut broker = Broker::start(|setup| setup.auth += "# a comment of mine\n\n\n");
-    let names = ["portcullis.toml", "policy.csv", "users.passwd", "pki/server.pem"];
+    let names = [
+        "portcullis.toml",
+        "policy.csv",
+        "users.passwd",
+        "pki/server.pem",
+    ];
     let files = |broker: &Broker| names.map(|name| fs::read(broker.setup.path(name)).unwrap());
     let before = files(&broker);
     let mut client = broker.device(V5, "device-1");
@@ -131,7 +151,9 @@ fn rule_11_the_program_never_changes_its_configuration() {
     broker.ask(&["kick", "device-1"]).succeeded();
     client.ended();
     broker.reload().unwrap();
-    broker.ask(&["ban", "remove", "--client-id", "b"]).succeeded();
+    broker
+        .ask(&["ban", "remove", "--client-id", "b"])
+        .succeeded();
     broker.ask(&["check"]).succeeded();
     assert_eq!(broker.terminate().code(), Some(0));
     assert_eq!(files(&broker), before);

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::client::{V3, V5};
-use crate::harness::{ANNA, Broker, POLICY, audit_text};
+use crate::harness::{Broker, POLICY, audit_text};
 
 #[test]
 fn a_running_and_a_stopped_brokers_record_verifies_and_a_changed_one_does_not() {
@@ -30,7 +30,10 @@ fn a_running_and_a_stopped_brokers_record_verifies_and_a_changed_one_does_not() 
         bad[place] ^= 1;
         fs::write(&file, &bad).unwrap();
         let said = broker.ask(&verify).failed();
-        assert!(said.all().contains("audit-000001.jsonl"), "{place}: {said:?}");
+        assert!(
+            said.all().contains("audit-000001.jsonl"),
+            "{place}: {said:?}"
+        );
     }
     // A line that is missing, in the middle and at the end.
     let lines: Vec<_> = good.split_inclusive(|byte| *byte == b'\n').collect();
@@ -78,7 +81,10 @@ fn the_record_says_who_did_what_from_where_by_which_rule() {
     device.disconnect();
     let who = [("principal", "cert:device-1"), ("client_id", "device-1")];
     for (event, filled) in [
-        ("connect", &["peer", "method", "credential", "version", "listener"][..]),
+        (
+            "connect",
+            &["peer", "method", "credential", "version", "listener"][..],
+        ),
         ("subscribe", &["filter"]),
         ("subscribe-denied", &["filter", "rule"]),
         ("publish-denied", &["topic", "action", "rule"]),
@@ -92,9 +98,14 @@ fn the_record_says_who_did_what_from_where_by_which_rule() {
         }
     }
     let denied = broker.record("publish-denied", &who);
-    assert!(denied["rule"].as_str().unwrap().contains("deny"), "{denied}");
+    assert!(
+        denied["rule"].as_str().unwrap().contains("deny"),
+        "{denied}"
+    );
     broker.record("start", &[]);
-    broker.replace_policy(&format!("{POLICY}# changed\n")).unwrap();
+    broker
+        .replace_policy(&format!("{POLICY}# changed\n"))
+        .unwrap();
     broker.record("reload", &[("unit", "policy")]);
 }
 
@@ -108,7 +119,7 @@ fn rule_10_no_password_token_or_payload_is_in_the_log_the_record_or_any_output()
     let signature = token.rsplit('.').next().unwrap().to_owned();
     broker.setup.passwd("carol", &secret("password"));
     broker.reload().unwrap();
-    let mut outputs = String::new();
+    let mut printed = String::new();
     for version in [V3, V5] {
         let carol = ("carol", &*secret("password"));
         let mut client = broker
@@ -130,21 +141,28 @@ fn rule_10_no_password_token_or_payload_is_in_the_log_the_record_or_any_output()
         broker.dial(version, "carol").login(wrong).local().refused();
         let broken = format!("{token}x");
         broker.dial(version, "token").token(&broken).refused();
-        for command in [&["status"][..], &["session", "list"], &["client", "show", "token"]] {
-            outputs += &broker.ask(command).all();
+        for command in [
+            &["status"][..],
+            &["session", "list"],
+            &["client", "show", "token"],
+        ] {
+            printed += &broker.ask(command).all();
         }
         client.disconnect();
     }
     broker.record("will", &[]);
     for command in [&["audit", "export"][..], &["audit", "verify"], &["check"]] {
-        outputs += &broker.ask(command).all();
+        printed += &broker.ask(command).all();
     }
     assert_eq!(broker.terminate().code(), Some(0));
     let log = broker.log.text();
-    assert!(log.contains("TRACE") || log.contains("DEBUG"), "it does talk");
-    let record = audit_text(&broker.setup.path("audit"));
-    assert!(record.contains("carol"));
-    for (place, text) in [("log", &log), ("record", &record), ("output", &outputs)] {
+    assert!(
+        log.contains("TRACE") || log.contains("DEBUG"),
+        "it does talk"
+    );
+    let recorded = audit_text(&broker.setup.path("audit"));
+    assert!(recorded.contains("carol"));
+    for (place, text) in [("log", &log), ("record", &recorded), ("output", &printed)] {
         for secret in [canary, &token, &signature] {
             let line = text.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{secret:?} in the {place}");

@@ -67,17 +67,17 @@ fn messages_of_one_client_arrive_whole_and_in_order() {
 fn wildcards_match_levels() {
     let broker = Broker::start(|_| ());
     let mut client = broker.device(V5, "device-1");
-    assert_eq!(client.subscribe(&["lab/+/t", "lab/deep/#"], 1), [1, 1]);
+    assert_eq!(client.subscribe(&["lab/w/+/t", "lab/deep/#"], 1), [1, 1]);
     for (topic, matches) in [
-        ("lab/a/t", true),
-        ("lab/a/b/t", false),
+        ("lab/w/a/t", true),
+        ("lab/w/a/b/t", false),
         ("lab/deep", true),
         ("lab/deep/er/still", true),
         ("lab/deeper", false),
-        ("lab//t", true),
+        ("lab/w//t", true),
     ] {
         client.publish(topic, topic, 1);
-        client.publish("lab/end/t", "end", 1);
+        client.publish("lab/w/end/t", "end", 1);
         if matches {
             assert_eq!(client.payload(), topic);
         }
@@ -85,7 +85,7 @@ fn wildcards_match_levels() {
     }
     client.unsubscribe("lab/deep/#");
     client.publish("lab/deep/er", "gone", 1);
-    client.publish("lab/end/t", "end", 1);
+    client.publish("lab/w/end/t", "end", 1);
     assert_eq!(client.payload(), "end");
 }
 
@@ -94,8 +94,8 @@ fn a_retained_message_is_sent_to_new_subscriptions_until_it_is_cleared() {
     let broker = Broker::start(|_| ());
     for version in VERSIONS {
         let mut author = broker.device(version, "device-1");
-        assert_eq!(author.retain("lab/r/1", "first", 1), 0);
-        assert_eq!(author.retain("lab/r/1", "second", 2), 0);
+        assert!(author.retain("lab/r/1", "first", 1) < 0x80);
+        assert!(author.retain("lab/r/1", "second", 2) < 0x80);
         let mut reader = broker.device(version, "device-2");
         reader.subscribe(&["lab/r/+"], 1);
         let message = reader.message();
@@ -132,7 +132,10 @@ fn a_will_is_published_when_the_network_is_lost_and_not_after_disconnect() {
             ("lab/will/1", "lost"),
             "{version:?}"
         );
-        broker.record("will", &[("client_id", "device-1"), ("topic", "lab/will/1")]);
+        broker.record(
+            "will",
+            &[("client_id", "device-1"), ("topic", "lab/will/1")],
+        );
     }
     // It asked for a retained one.
     let mut late = broker.device(V3, "device-2");
@@ -190,7 +193,9 @@ fn a_shared_subscription_gives_each_message_to_one_of_the_group() {
         }
         jobs.sort_unstable();
         assert_eq!(jobs, (0..40).collect::<Vec<_>>());
-        workers.map(crate::client::Client::disconnect);
+        for worker in workers {
+            worker.disconnect();
+        }
         sender.disconnect();
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -218,6 +218,8 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             fs::create_dir(&target).unwrap();
             copy(&entry.path(), &target);
+            let mode = entry.metadata().unwrap().permissions();
+            fs::set_permissions(&target, mode).unwrap();
         } else {
             // Modes are copied too.
             fs::copy(entry.path(), &target).unwrap();
@@ -277,16 +279,14 @@ pub(crate) fn run_to_end(mut command: Command, input: &str) -> Said {
     drop(stdin);
     let out = read_all(child.stdout.take().unwrap());
     let err = read_all(child.stderr.take().unwrap());
-    let status = wait(&mut child).unwrap_or_else(|| {
+    let status = wait(&mut child);
+    if status.is_none() {
         let _ = child.kill();
         let _ = child.wait();
-        panic!("{command:?} does not end: {:?}", err.join());
-    });
-    Said {
-        status,
-        out: out.join().unwrap(),
-        err: err.join().unwrap(),
     }
+    let (out, err) = (out.join().unwrap(), err.join().unwrap());
+    let status = status.unwrap_or_else(|| panic!("{command:?} does not end: {out}{err}"));
+    Said { status, out, err }
 }
 
 fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<String> {
@@ -325,7 +325,11 @@ pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
 
 /// The lines of a stream, as they come.
 #[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<(Mutex<(Vec<String>, bool)>, Condvar)>);
+pub(crate) struct Lines(Arc<(Mutex<Heard>, Condvar)>);
+
+/// What was read, and whether the stream has ended.
+#[derive(Default)]
+struct Heard(Vec<String>, bool);
 
 impl Lines {
     pub(crate) fn of(stream: impl Read + Send + 'static) -> Self {
@@ -357,7 +361,7 @@ impl Lines {
         let (state, changed) = &*self.0;
         let found = |lines: &[String]| lines.iter().skip(from).find(|line| chosen(line)).cloned();
         let (state, _) = changed
-            .wait_timeout_while(state.lock().unwrap(), PATIENCE, |(lines, ended)| {
+            .wait_timeout_while(state.lock().unwrap(), PATIENCE, |Heard(lines, ended)| {
                 !*ended && found(lines).is_none()
             })
             .unwrap();
@@ -472,6 +476,28 @@ impl Broker {
         value.trim().parse().unwrap()
     }
 
+    /// What `[admin]` answers to a GET, headers included.
+    pub(crate) fn http(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address("admin")).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    /// A number of `/metrics`, named without `portcullis_`.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let metrics = self.http("/metrics");
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("portcullis_{name} ")));
+        let value = value.unwrap_or_else(|| panic!("no {name} in {metrics}"));
+        value.parse().unwrap()
+    }
+
     /// Waits for a record of this event whose fields contain these values.
     #[track_caller]
     pub(crate) fn record(&self, event: &str, fields: &[(&str, &str)]) -> Value {
@@ -541,13 +567,11 @@ pub(crate) fn audit_text(directory: &Path) -> String {
 }
 
 /// The first record of this event whose fields contain these values.
-pub(crate) fn find_record(
-    directory: &Path,
-    event: &str,
-    fields: &[(&str, &str)],
-) -> Option<Value> {
+pub(crate) fn find_record(directory: &Path, event: &str, fields: &[(&str, &str)]) -> Option<Value> {
     let text = audit_text(directory);
-    let complete = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let complete = text
+        .split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'));
     complete
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .find(|record| {

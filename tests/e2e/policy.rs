@@ -35,7 +35,12 @@ fn a_denied_publish_is_answered_as_its_version_can_and_recorded() {
     for (version, code) in [(V3, 0x00), (V5, 0x87)] {
         let mut device = broker.device(version, "device-1");
         for qos in [1, 2] {
-            for topic in ["devices/device-2/telemetry", "lab/secret/x", "elsewhere", "$SYS/x"] {
+            for topic in [
+                "devices/device-2/telemetry",
+                "lab/secret/x",
+                "elsewhere",
+                "$SYS/x",
+            ] {
                 assert_eq!(device.publish(topic, "", qos), code, "{topic}");
             }
             assert_eq!(device.retain("devices/device-1/telemetry", "", qos), code);
@@ -74,14 +79,14 @@ fn rule_5_a_subscription_is_granted_only_if_the_policy_covers_it_all() {
         let mut anna = broker.user(version, "anna", ANNA);
         for (filter, granted) in [
             ("lab/a", true),
-            ("lab/+/b", false),     // lab/secret/b
-            ("lab/+", false),       // lab/secret
+            ("lab/+/b", false), // lab/secret/b
+            ("lab/+", false),   // lab/secret
             ("lab/#", false),
             ("lab/secret/x", false),
             ("#", false),
             ("+/a", false),
             ("$SYS/#", false),
-            ("a/#", true),          // {a, a/+, a/+/+/#}
+            ("a/#", true), // {a, a/+, a/+/+/#}
             ("a/+/b", true),
             ("b/+", true),
             ("b/#", false),
@@ -91,7 +96,11 @@ fn rule_5_a_subscription_is_granted_only_if_the_policy_covers_it_all() {
             ("$share/workers/#", false),
         ] {
             let code = anna.subscribe(&[filter], 1)[0];
-            assert_eq!(code, if granted { 1 } else { denied }, "{filter} {version:?}");
+            assert_eq!(
+                code,
+                if granted { 1 } else { denied },
+                "{filter} {version:?}"
+            );
         }
         // Each filter is judged by itself.
         let codes = anna.subscribe(&["lab/a", "#", "a/b"], 0);
@@ -100,7 +109,10 @@ fn rule_5_a_subscription_is_granted_only_if_the_policy_covers_it_all() {
     }
     let fields = [("principal", "user:anna"), ("filter", "lab/secret/x")];
     broker.record("subscribe-denied", &fields);
-    broker.record("subscribe", &[("principal", "user:anna"), ("filter", "a/#")]);
+    broker.record(
+        "subscribe",
+        &[("principal", "user:anna"), ("filter", "a/#")],
+    );
 }
 
 #[test]
@@ -108,7 +120,11 @@ fn rule_5_narrow_grants_what_is_left_and_filters_each_delivery() {
     let broker = Broker::start(|setup| setup.acl += "subscribe = \"narrow\"\n");
     let mut anna = broker.user(V5, "anna", ANNA);
     assert_eq!(anna.subscribe(&["lab/#"], 1), [1]);
-    assert_eq!(anna.subscribe(&["elsewhere/#"], 1), [0x87], "nothing is left");
+    assert_eq!(
+        anna.subscribe(&["elsewhere/#"], 1),
+        [0x87],
+        "nothing is left"
+    );
     broker
         .replace_policy(&format!(
             "{}p, user:bob, #, publish, allow\n",
@@ -141,7 +157,10 @@ fn rule_4_a_retained_message_is_withheld_while_its_author_lacks_the_right() {
     let without = format!("{policy}p, user:anna, lab/r, publish, deny\n");
     broker.replace_policy(&without).unwrap();
     assert_eq!(read(), "end");
-    broker.record("withheld", &[("principal", "user:anna"), ("topic", "lab/r")]);
+    broker.record(
+        "withheld",
+        &[("principal", "user:anna"), ("topic", "lab/r")],
+    );
     broker.replace_policy(policy).unwrap();
     assert_eq!(read(), "from anna");
     broker

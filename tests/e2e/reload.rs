@@ -10,7 +10,10 @@ use crate::harness::{ANNA, Broker, POLICY};
 #[test]
 fn rule_6_a_live_subscription_is_suspended_by_a_new_policy_and_resumes() {
     let broker = Broker::start(|_| ());
-    let without = POLICY.replace("p, role:operator, devices/#,                subscribe, allow", "");
+    let without = POLICY.replace(
+        "p, role:operator, devices/#,                subscribe, allow",
+        "",
+    );
     assert_ne!(without, POLICY);
     let mut operator = broker.device(V5, "operator");
     operator.subscribe(&["devices/#", "lab/end"], 1);
@@ -70,7 +73,11 @@ fn rule_8_a_broken_file_keeps_the_old_state_and_is_named() {
     device.subscribe(&["lab/alive"], 1);
     let file = |name: &str| broker.setup.path(name);
     for (name, broken, unit) in [
-        ("policy.csv", "p, role:device, lab/#, publsh, allow\n", "policy"),
+        (
+            "policy.csv",
+            "p, role:device, lab/#, publsh, allow\n",
+            "policy",
+        ),
         ("policy.csv", "# no lines\n", "policy"),
         ("policy.csv", "", "policy"),
         ("users.passwd", "anna:not a hash\n", "password"),
@@ -87,7 +94,7 @@ fn rule_8_a_broken_file_keeps_the_old_state_and_is_named() {
         assert!(line.contains(unit), "{name}: {line}");
         let loud = broker.log.text();
         assert!(loud.contains("ERROR"), "{loud}");
-        broker.record("reload", &[("unit", unit), ("reason", "")]);
+        broker.record("reload", &[("unit", unit), ("error", "")]);
         // Everything works as before.
         device.publish("lab/alive", name, 1);
         assert_eq!(device.payload(), name);
@@ -149,7 +156,9 @@ fn rule_6_a_changed_password_ends_the_connections_that_the_old_one_made() {
     assert_eq!(clients[0].ended(), None);
     assert_eq!(clients[1].ended(), Some(0x87));
     assert_eq!(broker.dial(V5, "anna").login(ANNA).refused(), 0x86);
-    broker.user(V5, "anna", ("anna", "another one")).disconnect();
+    broker
+        .user(V5, "anna", ("anna", "another one"))
+        .disconnect();
     assert_eq!(other.publish("lab/a", "", 1), 0x10);
 }
 
@@ -179,9 +188,16 @@ fn limits_and_rules_of_a_changed_configuration_apply_to_live_connections() {
     broker.setup.write();
     broker.reload().unwrap();
     assert_eq!(client.subscribe(&["lab/c"], 1), [1]);
-    assert_eq!(client.subscribe(&["lab/d"], 1), [0x97], "the session is full");
+    assert_eq!(
+        client.subscribe(&["lab/d"], 1),
+        [0x97],
+        "the session is full"
+    );
     // A listener's address needs a restart, and that is said.
-    broker.setup.listeners = broker.setup.listeners.replace(":0\"\nplaintext", ":1\"\nplaintext");
+    broker.setup.listeners = broker
+        .setup
+        .listeners
+        .replace(":0\"\nplaintext", ":1\"\nplaintext");
     broker.setup.write();
     broker.reload().unwrap();
     assert!(broker.log.text().contains("needs a restart"));

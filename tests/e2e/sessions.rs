@@ -75,7 +75,11 @@ fn rule_2_a_connect_that_fails_leaves_the_victim_connected_and_its_session_and_w
     assert!(all.contains("user:anna"), "{all}");
     broker.record(
         "refuse",
-        &[("client_id", "victim"), ("rule", "credential"), ("code", "0x86")],
+        &[
+            ("client_id", "victim"),
+            ("rule", "credential"),
+            ("code", "0x86"),
+        ],
     );
 }
 
@@ -109,7 +113,11 @@ fn rule_3_another_principal_cannot_take_over_read_clean_or_end_a_session() {
     assert_eq!(owner.payload(), "while offline");
     broker.record(
         "refuse",
-        &[("client_id", "mine"), ("claimed", "user:bob"), ("code", "0x87")],
+        &[
+            ("client_id", "mine"),
+            ("claimed", "user:bob"),
+            ("code", "0x87"),
+        ],
     );
 
     // An operator frees the id.
@@ -162,7 +170,10 @@ fn rule_12_what_was_acknowledged_survives_kill_9() {
 #[test]
 fn rule_13_every_acknowledged_message_reaches_every_entitled_session() {
     let broker = Broker::start(|setup| setup.limits += "publish-rate = \"100000/s\"\n");
-    let offline = broker.dial(V5, "device-1").certificate("device-1").persistent();
+    let offline = broker
+        .dial(V5, "device-1")
+        .certificate("device-1")
+        .persistent();
     let mut receiver = offline.clone().connect();
     receiver.subscribe(&["lab/all"], 1);
     receiver.disconnect();
@@ -182,7 +193,10 @@ fn rule_13_every_acknowledged_message_reaches_every_entitled_session() {
 #[test]
 fn rule_13_a_full_offline_queue_drops_its_oldest_and_says_so() {
     let broker = Broker::start(|setup| setup.limits += "queue-messages = 5\n");
-    let dial = broker.dial(V5, "device-1").certificate("device-1").persistent();
+    let dial = broker
+        .dial(V5, "device-1")
+        .certificate("device-1")
+        .persistent();
     let mut receiver = dial.clone().connect();
     receiver.subscribe(&["lab/few"], 1);
     receiver.disconnect();

@@ -1,5 +1,6 @@
 //! Who gains and who loses what between two policies: symbolically, over all topics.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::algebra::{View, ask, symbolic, symbolic_filter};
@@ -30,6 +31,9 @@ pub struct Change {
     pub example: String,
     /// The work bound was reached: there may be more changes than this one.
     pub inexact: bool,
+    /// The change is there when this condition holds and every other one does not; `None`: already
+    /// when none holds.
+    pub when: Option<String>,
 }
 
 impl fmt::Display for Change {
@@ -49,6 +53,9 @@ impl fmt::Display for Change {
         if example != pattern {
             write!(f, ", for example {example}")?;
         }
+        if let Some(when) = &self.when {
+            write!(f, ", when {when}")?;
+        }
         if self.inexact {
             f.write_str(" (there may be more)")?;
         }
@@ -57,7 +64,8 @@ impl fmt::Display for Change {
 }
 
 /// Everything that changes from `old` to `new`, for each role, for `*`, and for each principal that
-/// has lines of its own or whose roles change; sorted.
+/// has lines of its own or whose roles change; sorted. Conditions are looked at one by one: first
+/// as if none held, then as if each alone did.
 #[must_use]
 pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     let mut names: Vec<&str> = old.subjects.iter().map(|(_, name)| name).collect();
@@ -66,11 +74,32 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     names.dedup();
     let mut changes = Vec::new();
     for name in names {
-        let (before, after) = (Side::new(old, name), Side::new(new, name));
         let group = name == "*" || name.starts_with("role:");
-        if group || before.own || after.own || before.roles != after.roles {
-            compare(name, &before, &after, &mut changes);
+        let sides = |when: Option<&str>| (Side::new(old, name, when), Side::new(new, name, when));
+        let (before, after) = sides(None);
+        if !(group || before.own || after.own || before.roles != after.roles) {
+            continue;
         }
+        let first = changes.len();
+        compare(name, &before, &after, &mut changes);
+        let always = changes.split_off(first);
+        let conditions: BTreeSet<&str> = before
+            .conditions
+            .iter()
+            .chain(&after.conditions)
+            .copied()
+            .collect();
+        for when in conditions {
+            let (before, after) = sides(Some(when));
+            let mut found = Vec::new();
+            compare(name, &before, &after, &mut found);
+            found.retain(|change| !always.contains(change));
+            changes.extend(found.into_iter().map(|change| Change {
+                when: Some(when.to_owned()),
+                ..change
+            }));
+        }
+        changes.extend(always);
     }
     changes.sort();
     changes.dedup();
@@ -82,13 +111,15 @@ struct Side<'a> {
     policy: &'a Policy,
     own: bool,
     roles: Vec<&'a str>,
+    /// Of all its lines.
+    conditions: Vec<&'a str>,
     rules: Vec<(u32, &'a PolicyRule)>,
     trie: Trie,
     values: Vec<Option<Box<str>>>,
 }
 
 impl<'a> Side<'a> {
-    fn new(policy: &'a Policy, name: &str) -> Self {
+    fn new(policy: &'a Policy, name: &str, when: Option<&str>) -> Self {
         let start = policy.subjects.find(name);
         let mut open: Vec<u32> = start.into_iter().chain(policy.subjects.find("*")).collect();
         let mut reached = Vec::new();
@@ -110,7 +141,17 @@ impl<'a> Side<'a> {
             .flat_map(|subject| policy.own_rules(*subject))
             .filter_map(|number| Some((*number, policy.rule(*number)?)))
             .collect();
+        let condition = |rule: &'a PolicyRule| rule.cond.map(|cond| policy.conditions.text(cond));
+        let conditions = rules
+            .iter()
+            .filter_map(|(_, rule)| condition(rule))
+            .collect();
+        let rules: Vec<(u32, &PolicyRule)> = rules
+            .into_iter()
+            .filter(|(_, rule)| condition(rule).is_none_or(|text| Some(text) == when))
+            .collect();
         Self {
+            conditions,
             policy,
             own: start.is_some_and(|subject| !policy.own_rules(subject).is_empty()),
             roles: others,
@@ -173,6 +214,7 @@ fn topics(
         pattern: pattern.to_owned(),
         example,
         inexact: answer.exhausted,
+        when: None,
     }));
 }
 
@@ -201,6 +243,7 @@ fn groups(
             pattern: pattern.to_owned(),
             example: group.to_owned(),
             inexact: false,
+            when: None,
         });
     }
 }

@@ -10,6 +10,8 @@
 //! client-id = "device-1"
 //! listener = "internet"
 //! attributes = { "cert.ou" = "icu" }   # cert.FIELD and claim.PATH
+//! address = "10.1.2.3"                 # for conditions: where it comes from,
+//! time = "2026-11-24T09:00:00Z"        # and when; without it no time window is known to be open
 //! allow = ["publish devices/device-1/telemetry"]
 //! deny = ["publish devices/device-2/telemetry", "share workers"]
 //! full = ["devices/device-1/commands"] # subscriptions that are granted as a whole,
@@ -20,7 +22,9 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use portcullis_core::hook::Cover;
 use serde::Deserialize;
@@ -58,6 +62,8 @@ struct Test {
     listener: String,
     #[serde(default)]
     attributes: BTreeMap<String, String>,
+    address: Option<IpAddr>,
+    time: Option<Spanned<String>>,
     #[serde(default)]
     allow: Vec<Spanned<String>>,
     #[serde(default)]
@@ -217,11 +223,19 @@ fn judge(suite: &str, text: &str, file: &File, policy: &Policy) -> Report {
                 "the test expects nothing".into(),
             );
         }
+        let at = test.time.as_ref().and_then(|text| {
+            let time = text.get_ref().parse::<jiff::Timestamp>();
+            if time.is_err() {
+                let message = "time is not an instant such as \"2026-11-24T09:00:00Z\"";
+                fail(text.span().start, message.into());
+            }
+            time.ok().map(SystemTime::from)
+        });
         match who(test).snapshot() {
             Err(error) => fail(test.principal.span().start, error),
             Ok(who) => {
                 for (expected, words) in &expectations {
-                    if let Err(message) = hold(policy, &who, *expected, words.get_ref()) {
+                    if let Err(message) = hold(policy, &who, at, *expected, words.get_ref()) {
                         fail(words.span().start, message);
                     }
                 }
@@ -246,6 +260,7 @@ fn who(test: &Test) -> Who {
         client_id: test.client_id.clone(),
         listener: test.listener.clone(),
         attributes: test.attributes.clone(),
+        address: test.address,
     }
 }
 
@@ -274,6 +289,7 @@ fn expectations(test: &Test) -> Vec<(Expected, &Spanned<String>)> {
 fn hold(
     policy: &Policy,
     who: &portcullis_core::hook::Snapshot,
+    at: Option<SystemTime>,
     expected: Expected,
     words: &str,
 ) -> Result<(), String> {
@@ -293,7 +309,7 @@ fn hold(
             (act, topic)
         }
     };
-    let answer = explain(policy, who, act, topic)?;
+    let answer = explain(policy, who, at, act, topic)?;
     let (holds, wish) = match expected {
         Expected::Allow => (answer.allowed, "allowed"),
         Expected::Deny => (!answer.allowed, "denied"),

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::time::SystemTime;
 
 use portcullis_core::hook::{Cover, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
-use super::{Effective, effective, substituted};
+use super::{Effective, effective, rules, substituted};
 use crate::algebra::{self, View};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
@@ -65,7 +66,7 @@ impl fmt::Display for Explanation {
 }
 
 /// Answers whether `who` may do `act` on `topic` (a topic name; for `subscribe` a filter; for
-/// `share` a group), and why.
+/// `share` a group) at a time, and why. Without a time no time window is known to be open.
 ///
 /// # Errors
 ///
@@ -73,11 +74,12 @@ impl fmt::Display for Explanation {
 pub fn explain(
     policy: &Policy,
     who: &Snapshot,
+    at: Option<SystemTime>,
     act: Act,
     topic: &str,
 ) -> Result<Explanation, String> {
     check(act, topic)?;
-    let rules = effective(policy, who);
+    let rules = effective(policy, who, at);
     let of_act: Vec<&Effective> = rules.iter().filter(|rule| rule.act == act).collect();
     let mut explanation = Explanation {
         question: format!("{} {act} {topic}", who.principal()),
@@ -169,6 +171,9 @@ fn missing(
     rules: &[Effective],
 ) -> Vec<String> {
     let mut ways = Vec::new();
+    ways.extend(conditional(policy, who, act, rules, |rule| {
+        rule.matches(topic)
+    }));
     let empty = rules.iter().filter(|r| r.act == act && r.filter.is_none());
     ways.extend(empty.take(MOST).map(|rule| {
         let rule = policy.describe(rule.rule);
@@ -216,6 +221,29 @@ fn missing(
     ways
 }
 
+/// Allow lines that would count if their conditions held.
+fn conditional(
+    policy: &Policy,
+    who: &Snapshot,
+    act: Act,
+    in_force: &[Effective],
+    fits: impl Fn(&Effective) -> bool,
+) -> Vec<String> {
+    let all = rules(policy, who, |rule| {
+        rule.cond.is_some() && rule.act == act && rule.effect == Effect::Allow
+    });
+    let idle = all.iter().filter(|idle| {
+        let counts = in_force.iter().any(|rule| rule.rule == idle.rule);
+        !counts && fits(idle)
+    });
+    idle.take(MOST)
+        .map(|rule| {
+            let rule = policy.describe(rule.rule);
+            format!("{rule} would allow it, but its condition does not hold")
+        })
+        .collect()
+}
+
 fn subscription(
     policy: &Policy,
     who: &Snapshot,
@@ -258,6 +286,11 @@ fn subscription(
         out.change
             .push("the policy is too large to answer exactly; ask about a narrower filter".into());
     } else if let Some(no) = no {
+        let in_force: Vec<Effective> = rules.iter().map(|rule| (*rule).clone()).collect();
+        let idle = conditional(policy, who, Act::Subscribe, &in_force, |rule| {
+            overlaps(rule, filter)
+        });
+        out.change.extend(idle);
         let principal = who.principal();
         out.change.push(match answer.cut {
             Some(cut) => format!("{no} is denied: remove or narrow {}", policy.describe(cut)),

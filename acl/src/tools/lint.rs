@@ -49,17 +49,19 @@ impl<'a> Subject<'a> {
     }
 
     fn look(&self, warnings: &mut Vec<PolicyWarning>) {
-        let all = Trie::new(self.rules.iter().copied());
+        let always = self.beside(None);
         for (number, rule) in &self.rules {
             let Some(asked) = Asked::of(rule.act) else {
                 continue;
             };
             let filter = symbolic_filter(&rule.levels, &self.policy.slots);
+            let conditional = rule.cond.map(|cond| self.beside(Some(cond)));
+            let all = conditional.as_ref().unwrap_or(&always);
             let found = match rule.effect {
                 Effect::Allow => self
-                    .taken_back(&all, asked, &filter)
+                    .taken_back(all, asked, &filter)
                     .or_else(|| self.superfluous(*number, rule, asked, &filter))
-                    .or_else(|| self.unpublished(&all, rule, &filter))
+                    .or_else(|| self.unpublished(all, rule, &filter))
                     .or_else(|| self.wide(rule)),
                 Effect::Deny => self.superfluous(*number, rule, asked, &filter),
             };
@@ -70,6 +72,12 @@ impl<'a> Subject<'a> {
                 remedy,
             }));
         }
+    }
+
+    /// The lines that surely count where a line with this condition does.
+    fn beside(&self, cond: Option<u32>) -> Trie {
+        let rules = self.rules.iter().copied();
+        Trie::new(rules.filter(|(_, rule)| rule.cond.is_none() || rule.cond == cond))
     }
 
     fn cover(&self, trie: &Trie, asked: Asked, filter: &str) -> Cover {
@@ -107,7 +115,9 @@ impl<'a> Subject<'a> {
         }
         let mut others = Trie::new([]);
         for (other, line) in &self.rules {
-            if *other != number && line.act == rule.act && line.effect == rule.effect {
+            let counts = line.cond.is_none() || line.cond == rule.cond;
+            let same = line.act == rule.act && line.effect == rule.effect;
+            if *other != number && same && counts {
                 others.insert(&line.levels, asked, Effect::Allow, *other);
             }
         }

@@ -5,10 +5,13 @@
 pub mod diff;
 pub mod expect;
 pub mod explain;
+pub mod learn;
 pub mod lint;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use portcullis_core::hook::{Credential, Identity, Principal, Rule, Snapshot};
 use portcullis_core::topic;
@@ -19,6 +22,7 @@ use crate::policy::{Act, Effect, Policy, PolicyRule};
 pub use diff::{Change, Kind, diff};
 pub use expect::{Case, Failure, Report, junit};
 pub use explain::{Explanation, explain};
+pub use learn::{Draft, Observed, learn};
 pub use lint::lint;
 
 /// A client as somebody describes it on the command line or in a test.
@@ -34,9 +38,20 @@ pub struct Who {
     pub listener: String,
     /// `cert.FIELD` and `claim.PATH` with their values.
     pub attributes: BTreeMap<String, String>,
+    /// Where it comes from.
+    pub address: Option<IpAddr>,
 }
 
 impl Who {
+    /// The principal that all anonymous clients are, and nothing else about it.
+    #[must_use]
+    pub fn anonymous() -> Self {
+        Self {
+            principal: "anonymous".into(),
+            ..Self::default()
+        }
+    }
+
     /// The client as the broker would see it.
     ///
     /// # Errors
@@ -77,7 +92,7 @@ impl Who {
             credential: Credential::new("described", ""),
             client_id: self.client_id.as_str().into(),
             listener: self.listener.as_str().into(),
-            address: None,
+            address: self.address,
         })
     }
 }
@@ -112,10 +127,22 @@ impl Effective {
     }
 }
 
-/// The rules that count for a client, in the order of the files. The plain reading of the policy;
-/// what is compiled is tested against it.
+/// The rules that count for a client at a time, in the order of the files. The plain reading of
+/// the policy; what is compiled is tested against it. Without a time no time window is known to be
+/// open.
 #[must_use]
-pub fn effective(policy: &Policy, who: &Snapshot) -> Vec<Effective> {
+pub fn effective(policy: &Policy, who: &Snapshot, at: Option<SystemTime>) -> Vec<Effective> {
+    let conditions = &policy.conditions;
+    let truths = conditions.of(who, &conditions.windows_at(at));
+    rules(policy, who, |rule| Policy::in_force(rule, &truths))
+}
+
+/// The rules of a client's subjects that `wanted` picks.
+pub(crate) fn rules(
+    policy: &Policy,
+    who: &Snapshot,
+    wanted: impl Fn(&PolicyRule) -> bool,
+) -> Vec<Effective> {
     let applicable = policy.applicable(who);
     let subjects = applicable.own.into_iter().chain(applicable.shared);
     let mut numbers: Vec<u32> = subjects
@@ -124,7 +151,8 @@ pub fn effective(policy: &Policy, who: &Snapshot) -> Vec<Effective> {
     numbers.sort_unstable();
     let rules = numbers
         .into_iter()
-        .filter_map(|number| Some((number, policy.rule(number)?)));
+        .filter_map(|number| Some((number, policy.rule(number)?)))
+        .filter(|(_, rule)| wanted(rule));
     rules
         .map(|(number, rule)| Effective {
             rule: Rule(number),

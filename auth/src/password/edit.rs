@@ -10,6 +10,8 @@ use aws_lc_rs::rand;
 use portcullis_core::secret::Secret;
 use zeroize::Zeroizing;
 
+use crate::scram::Verifier;
+
 use super::{Cost, MAX_FILE, Users, check_user};
 use crate::der::hex;
 use crate::{Error, file};
@@ -26,7 +28,7 @@ pub fn set(path: &Path, user: &str, password: Secret<'_>) -> Result<(), Error> {
     if password.expose().is_empty() {
         return Err(Error::setting("the password is empty", "choose one"));
     }
-    let line = format!("{user}:{}", hash(password)?);
+    let line = format!("{user}:{}:{}", hash(password)?, verifier(password)?.text());
     edit(path, true, |lines| {
         let of_user = |line: &&mut String| name(line) == Some(user);
         match lines.iter_mut().find(of_user) {
@@ -163,6 +165,14 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// A SCRAM verifier with a new salt.
+fn verifier(password: Secret<'_>) -> Result<Verifier, Error> {
+    let failed = || Error::setting("the password could not be hashed", "try again");
+    let mut salt = [0; Verifier::SALT];
+    rand::fill(&mut salt).map_err(|_| failed())?;
+    Verifier::make(password.expose(), &salt, Verifier::ITERATIONS).ok_or_else(failed)
 }
 
 /// A PHC string with a new salt.

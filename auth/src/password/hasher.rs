@@ -31,8 +31,10 @@ pub(crate) struct Hasher {
 pub(crate) enum Check {
     /// Right; the line's digest.
     Right(Box<str>),
-    /// Wrong, or no such user: the reason is for the operator.
+    /// Wrong: the reason is for the operator.
     Wrong(&'static str),
+    /// No such user.
+    Stranger(&'static str),
     /// Cannot be said now.
     Unavailable(&'static str),
 }
@@ -58,6 +60,11 @@ impl Hasher {
         })
     }
 
+    /// A key of this process.
+    pub(crate) fn key(&self) -> &hmac::Key {
+        &self.key
+    }
+
     /// Hashes computed so far.
     pub(crate) fn hashes(&self) -> u64 {
         self.hashes.load(Ordering::Relaxed)
@@ -80,7 +87,7 @@ impl Hasher {
                     Check::Right(line.digest.clone())
                 }
                 (Some(_), false) => Check::Wrong("the password is wrong"),
-                (None, _) => Check::Wrong("there is no such user in the password file"),
+                (None, _) => Check::Stranger("there is no such user in the password file"),
             },
         }
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use portcullis_auth::{ClientTrust, Desk, IssuerSettings, KeySource, Settings};
+use portcullis_auth::{ClientTrust, Desk, IssuerSettings, KeySource, Revocation, Settings};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
     Accepted, Attempt, Authenticator, ClientCertificate, Outcome, Refusal,
@@ -188,9 +188,19 @@ pub(crate) fn trust(cas: &[&str], crls: &[&str]) -> Result<Arc<ClientTrust>, Str
             .collect()
     };
     let (cas, crls) = (write("pem", cas), write("crl", crls));
-    ClientTrust::load(&cas, &crls, Duration::from_hours(24), day(0))
+    ClientTrust::load(&cas, &revocation(crls), day(0))
         .map(|(trust, _)| trust)
         .map_err(|error| error.to_string())
+}
+
+/// Lists from files, with a day of grace.
+pub(crate) fn revocation(files: Vec<PathBuf>) -> Revocation {
+    Revocation {
+        files,
+        grace: Duration::from_hours(24),
+        refresh: Duration::from_hours(1),
+        ..Revocation::default()
+    }
 }
 
 /// An attempt with nothing in it, on a listener `internet` off loopback.

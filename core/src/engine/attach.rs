@@ -5,11 +5,13 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::guard::Subject;
 use crate::hook::{Event, Principal};
+use crate::topic::TopicFilter;
 use crate::wire::{AckKind, ReasonCode};
 
 use super::link::{Close, NewLink, Taken};
-use super::session::State;
-use super::{Engine, Registry, Routing, Session, Will};
+use super::session::{State, Subscription};
+use super::share::Orphan;
+use super::{Engine, Registry, Routing, Session, Tickets, Will};
 
 /// A client that is about to be admitted.
 pub(crate) struct Admitted {
@@ -26,6 +28,16 @@ pub(crate) struct Attached {
     pub(crate) session: Arc<Session>,
     pub(crate) epoch: u64,
     pub(crate) session_present: bool,
+}
+
+/// What a `QoS` 2 message is to its session.
+pub(crate) enum Receipt {
+    /// Not seen before: it is remembered from now on.
+    New,
+    /// A repetition \[MQTT-4.3.3-10\], with what its PUBREC waits for.
+    Known(Tickets),
+    /// The session belongs to a later connection.
+    Stale,
 }
 
 /// Why a session cannot be had.
@@ -47,6 +59,7 @@ impl Engine {
     ) -> Result<Attached, NotAttached> {
         let mut routing = self.routing(None, now);
         let mut fired = None;
+        let mut orphans = Vec::new();
         let attached = {
             let mut registry = self.registry.lock();
             let principal = client.subject.principal();
@@ -74,6 +87,7 @@ impl Engine {
                 }
             };
             let mut state = session.lock();
+            self.timers.lock().call_off(&std::mem::take(&mut state.timers));
             if state.link.is_some() {
                 self.metrics.takeovers.inc();
                 let close = Close {
@@ -93,6 +107,7 @@ impl Engine {
                 }
             }
             if !session_present {
+                orphans = state.orphans(true);
                 self.forget_subscriptions(&session, &mut state);
                 state.clear(&mut routing);
             }
@@ -121,6 +136,7 @@ impl Engine {
         };
         self.metrics.clients.inc();
         self.metrics.connects.inc();
+        self.rehome(orphans, &attached.session, None, &mut routing);
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
         }
@@ -133,6 +149,7 @@ impl Engine {
         self.metrics.clients.sub(1);
         let mut routing = self.routing(None, now);
         let mut fired = None;
+        let (orphans, away);
         {
             let mut registry = self.registry.lock();
             let session = &attached.session;
@@ -151,33 +168,39 @@ impl Engine {
             let left = state.will.take().filter(|_| will);
             if state.expiry == 0 {
                 fired = left;
-                self.end(&mut registry, session, &mut state, &mut routing);
+                away = None;
+                orphans = self.end(&mut registry, session, &mut state, &mut routing);
             } else {
+                away = Some(state.epoch);
+                orphans = state.orphans(false);
                 let mut timers = self.timers.lock();
                 match left {
                     Some(will) if will.delay > 0 => {
                         let delay = will.delay.min(state.expiry);
-                        timers.will(routing.millis, delay, session, state.epoch);
+                        let key = timers.will(routing.millis, delay, session, state.epoch);
+                        state.timers.push(key);
                         state.will = Some(will);
                     }
                     left => fired = left,
                 }
-                timers.expiry(routing.millis, state.expiry, session, state.epoch);
+                let key = timers.expiry(routing.millis, state.expiry, session, state.epoch);
+                state.timers.push(key);
             }
         }
+        self.rehome(orphans, &attached.session, away, &mut routing);
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
         }
     }
 
-    /// Takes a session out of everything.
+    /// Takes a session out of everything. What comes back is for others of its groups.
     pub(super) fn end(
         &self,
         registry: &mut Registry,
         session: &Arc<Session>,
         state: &mut State,
         routing: &mut Routing<'_>,
-    ) {
+    ) -> Vec<Orphan> {
         registry.sessions.remove(&session.client_id);
         if let Some(owned) = registry.owned.get_mut(&session.owner) {
             *owned -= 1;
@@ -186,21 +209,38 @@ impl Engine {
             }
         }
         self.metrics.sessions.sub(1);
+        self.timers.lock().call_off(&std::mem::take(&mut state.timers));
+        let orphans = state.orphans(true);
         self.forget_subscriptions(session, state);
         state.clear(routing);
         state.ended = true;
+        orphans
     }
 
     fn forget_subscriptions(&self, session: &Arc<Session>, state: &mut State) {
         let all = state.drain_subscriptions();
         self.metrics.subscriptions.sub(all.len() as u64);
         for (slot, subscription) in all {
+            self.undeclare(&subscription);
             self.tree.remove(
                 subscription.filter,
                 subscription.share.as_ref(),
                 session,
                 slot,
             );
+        }
+    }
+
+    /// The bus hears of each subscription that goes, as it heard of each that came.
+    fn undeclare(&self, subscription: &Subscription) {
+        let text = self.tree.text(subscription.filter);
+        let whole = match &subscription.share {
+            Some(group) => format!("$share/{}/{text}", group.name),
+            None => text,
+        };
+        let limits = self.settings.load().mqtt.topic;
+        if let Ok(filter) = TopicFilter::new(&whole, limits) {
+            self.bus.declare(filter, false);
         }
     }
 
@@ -241,26 +281,46 @@ impl Attached {
         }
     }
 
-    /// Remembers that a `QoS` 2 message was received; `false` if it was before
-    /// \[MQTT-4.3.3-10\].
-    pub(crate) fn received(&self, id: u16) -> bool {
+    /// Remembers a `QoS` 2 message before it is routed, so that a connection that takes over in
+    /// between knows it too.
+    pub(crate) fn receive(&self, id: u16) -> Receipt {
         let mut state = self.session.lock();
-        let new = state.epoch == self.epoch && !state.received.contains(id);
-        if new {
-            state.received.insert(id);
+        if state.epoch != self.epoch || state.ended {
+            return Receipt::Stale;
         }
-        new
+        if state.received.contains(id) {
+            let promised = state.promised.iter().find(|(known, _)| *known == id);
+            return Receipt::Known(promised.map_or_else(Tickets::new, |(_, t)| t.clone()));
+        }
+        state.received.insert(id);
+        Receipt::New
     }
 
-    /// Whether a `QoS` 2 message with this id was received and not released.
-    pub(crate) fn is_received(&self, id: u16) -> bool {
-        self.session.lock().received.contains(id)
+    /// The PUBREC of a received message waits for these.
+    pub(crate) fn promise(&self, id: u16, tickets: &Tickets) {
+        let mut state = self.session.lock();
+        if state.epoch == self.epoch && state.received.contains(id) {
+            state.promised.push((id, tickets.clone()));
+        }
     }
 
-    /// The sender released a `QoS` 2 message; whether it was known.
+    /// The PUBREC of a received message goes out.
+    pub(crate) fn kept_promise(&self, id: u16) {
+        let mut state = self.session.lock();
+        if state.epoch == self.epoch {
+            state.promised.retain(|(known, _)| *known != id);
+        }
+    }
+
+    /// The sender released a `QoS` 2 message, or it was refused \[MQTT-4.3.3-9\]; whether it was
+    /// known.
     pub(crate) fn released(&self, id: u16) -> bool {
         let mut state = self.session.lock();
-        state.epoch == self.epoch && state.received.remove(id)
+        if state.epoch != self.epoch {
+            return false;
+        }
+        state.promised.retain(|(known, _)| *known != id);
+        state.received.remove(id)
     }
 
     /// `QoS` 2 messages received and not released.

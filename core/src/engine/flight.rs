@@ -3,14 +3,16 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::guard::{self, Delivery, Stored};
 use crate::message::Message;
 use crate::wire::{self, AckKind, QoS, ReasonCode};
 
-use super::link::WINDOW;
+use super::link::{OUTPUT_HIGH_WATER, WINDOW};
 use super::session::State;
+use super::tree::ShareGroup;
 use super::{Ids, Routing};
 
 /// A message on its way, by its packet identifier.
@@ -32,6 +34,8 @@ pub(super) struct Kept {
     pub(super) message: Stored<Message>,
     pub(super) retain: bool,
     pub(super) ids: Ids,
+    /// The group through which it came.
+    pub(super) share: Option<Arc<ShareGroup>>,
 }
 
 /// The next packet identifier that is not in flight.
@@ -63,11 +67,16 @@ impl InFlight {
 }
 
 impl Kept {
-    pub(super) fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
+    pub(super) fn of(
+        delivery: &Delivery<'_>,
+        share: Option<Arc<ShareGroup>>,
+        message: Stored<Message>,
+    ) -> Self {
         Self {
             message,
             retain: delivery.retain,
             ids: delivery.subscription_ids.clone(),
+            share,
         }
     }
 }
@@ -82,22 +91,29 @@ impl State {
         now: Instant,
         out: &mut Vec<u8>,
     ) {
-        let version = match &mut self.link {
-            Some(link) => {
-                link.progress = now;
-                link.version
-            }
-            None => return,
-        };
+        let Some(link) = &mut self.link else { return };
+        let version = link.version;
+        // What moves nothing on is no progress: a client cannot hold publishers up for ever by
+        // acknowledging what was never sent.
+        let mut progress = || link.progress = now;
         let place = self.inflight.iter().position(|flight| flight.id == id);
         let flight = place.and_then(|place| self.inflight.get_mut(place));
         let wire_id = NonZeroU16::new(id);
         match (kind, flight.map(|flight| &mut flight.state)) {
             (AckKind::PubAck, Some(Awaits::Acknowledgement(_)))
-            | (AckKind::PubComp, Some(Awaits::Completion)) => self.forget(place),
+            | (AckKind::PubComp, Some(Awaits::Completion)) => {
+                progress();
+                self.forget(place);
+            }
             // [MQTT-4.3.3-4]: an error ends the flow.
-            (AckKind::PubRec, Some(Awaits::Receipt(_))) if reason.is_error() => self.forget(place),
+            (AckKind::PubRec, Some(Awaits::Receipt(_))) if reason.is_error() => {
+                progress();
+                self.forget(place);
+            }
             (AckKind::PubRec, Some(state @ (Awaits::Receipt(_) | Awaits::Completion))) => {
+                if matches!(state, Awaits::Receipt(_)) {
+                    progress();
+                }
                 *state = Awaits::Completion;
                 if let Some(id) = wire_id {
                     wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
@@ -114,6 +130,9 @@ impl State {
     }
 
     fn forget(&mut self, place: Option<usize>) {
+        if place.is_some_and(|place| place >= self.inflight.len() - self.resuming) {
+            self.resuming -= 1;
+        }
         match place {
             Some(0) => {
                 self.inflight.pop_front();
@@ -128,44 +147,58 @@ impl State {
         }
     }
 
-    /// Sends again what was in flight, in its order \[MQTT-4.4.0-1\], \[MQTT-4.6.0-1\]; what the
-    /// policy no longer allows is dropped instead.
+    /// Everything in flight has to be sent again on this new connection \[MQTT-4.4.0-1\].
     pub(super) fn resume(&mut self, routing: &mut Routing<'_>) {
-        let Self {
-            link,
-            inflight,
-            rights,
-            ..
-        } = self;
-        let Some(link) = link else { return };
-        inflight.retain(|flight| {
-            let Some(id) = NonZeroU16::new(flight.id) else {
-                return false;
+        self.resuming = self.inflight.len();
+        self.resend(routing);
+    }
+
+    /// Sends again what was in flight, in its order \[MQTT-4.6.0-1\], as far as the client's
+    /// Receive Maximum and the output have room; what the policy no longer allows is dropped
+    /// instead.
+    pub(super) fn resend(&mut self, routing: &mut Routing<'_>) {
+        while self.resuming > 0 {
+            let place = self.inflight.len() - self.resuming;
+            let Some(link) = &mut self.link else { return };
+            let Some(flight) = self.inflight.get(place) else {
+                return;
             };
+            let id = NonZeroU16::new(flight.id);
             let (kept, qos) = match &flight.state {
                 Awaits::Completion => {
-                    let (out, version) = (&mut link.output, link.version);
-                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
-                    return true;
+                    if let Some(id) = id {
+                        let (out, version) = (&mut link.output, link.version);
+                        wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
+                    }
+                    self.resuming -= 1;
+                    continue;
                 }
-                Awaits::Acknowledgement(Some(kept)) => (kept, QoS::AtLeastOnce),
-                Awaits::Receipt(Some(kept)) => (kept, QoS::ExactlyOnce),
-                Awaits::Acknowledgement(None) | Awaits::Receipt(None) => return false,
+                Awaits::Acknowledgement(kept) => (kept, QoS::AtLeastOnce),
+                Awaits::Receipt(kept) => (kept, QoS::ExactlyOnce),
             };
-            let Some(publication) = routing.reopen(&kept.message) else {
-                return false;
-            };
-            let delivery = Delivery {
-                publication: &publication,
-                qos,
-                retain: kept.retain,
-                subscription_ids: kept.ids.clone(),
-            };
-            let Ok(delivery) = guard::deliver(rights, delivery, false, routing.modules()) else {
-                routing.metrics().deliveries_denied.inc();
-                return false;
-            };
-            link.send(&delivery, Some((flight.id, true)), true, routing)
-        });
+            if place >= usize::from(link.window) || link.output.len() >= OUTPUT_HIGH_WATER {
+                return;
+            }
+            let publication = kept
+                .as_ref()
+                .and_then(|kept| Some((kept, routing.reopen(&kept.message)?)));
+            let sent = publication.is_some_and(|(kept, publication)| {
+                let delivery = Delivery {
+                    publication: &publication,
+                    qos,
+                    retain: kept.retain,
+                    subscription_ids: kept.ids.clone(),
+                };
+                guard::deliver(&self.rights, delivery, false, routing.modules())
+                    .map_err(|_| routing.metrics().deliveries_denied.inc())
+                    .is_ok_and(|delivery| {
+                        link.send(&delivery, Some((flight.id, true)), true, routing)
+                    })
+            });
+            self.resuming -= 1;
+            if !sent {
+                self.inflight.remove(place);
+            }
+        }
     }
 }

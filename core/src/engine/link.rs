@@ -5,7 +5,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::guard::{Authorized, Delivery};
-use crate::wire::{self, Outbound, QoS, ReasonCode, Version};
+use crate::wire::{self, Outbound, PacketId, QoS, ReasonCode, Version};
 
 use super::Routing;
 
@@ -15,6 +15,13 @@ pub(super) const OUTPUT_HIGH_WATER: usize = 256 << 10;
 /// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
 /// bounds the search for an acknowledged one.
 pub(super) const WINDOW: u16 = 256;
+
+/// Most topic aliases of one connection towards its client: bounds memory and the search.
+const ALIASES: u16 = 16;
+
+/// Shortest topic that gets an alias, bytes. Setting one costs three bytes once and saves the
+/// topic but for three bytes from then on.
+const ALIAS_WORTH: usize = 7;
 
 /// The connection of a session.
 pub(crate) struct Link {
@@ -28,6 +35,7 @@ pub(crate) struct Link {
     pub(super) awake: bool,
     pub(super) window: u16,
     pub(super) max_packet: usize,
+    pub(super) aliases: Aliases,
     /// When the client last acknowledged something or took bytes.
     pub(super) progress: Instant,
     /// An order to close, by somebody else.
@@ -36,6 +44,34 @@ pub(crate) struct Link {
     pub(super) sent: u64,
     pub(super) connected_at: Instant,
     pub(super) peer: Option<std::net::SocketAddr>,
+}
+
+/// Topic aliases towards one client: first come, first served, and for the life of the connection
+/// \[MQTT-3.3.2-7\].
+pub(super) struct Aliases {
+    /// Never more than the client takes \[MQTT-3.1.2-26\], \[MQTT-3.1.2-27\].
+    max: usize,
+    topics: Vec<Box<str>>,
+}
+
+impl Aliases {
+    pub(super) fn new(asked: u16) -> Self {
+        Self {
+            max: asked.min(ALIASES).into(),
+            topics: Vec::new(),
+        }
+    }
+
+    /// The alias to send with a topic, and whether the client knows it already.
+    fn of(&self, topic: &str) -> Option<(PacketId, bool)> {
+        if self.max == 0 || topic.len() < ALIAS_WORTH {
+            return None;
+        }
+        let known = self.topics.iter().position(|known| **known == *topic);
+        let place = known.unwrap_or(self.topics.len());
+        let number = u16::try_from(place + 1).ok().and_then(NonZeroU16::new)?;
+        (place < self.max).then_some((number, known.is_some()))
+    }
 }
 
 /// An order to end a connection.
@@ -54,6 +90,8 @@ pub(crate) struct NewLink {
     pub(crate) version: Version,
     pub(crate) receive_maximum: Option<NonZeroU16>,
     pub(crate) max_packet: Option<NonZeroU32>,
+    /// Topic aliases that the client takes.
+    pub(crate) topic_alias_max: u16,
     pub(crate) peer: Option<std::net::SocketAddr>,
 }
 
@@ -97,7 +135,7 @@ impl Link {
             }
             (QoS::AtMostOnce | QoS::AtLeastOnce | QoS::ExactlyOnce, _) => None,
         };
-        let outbound = Outbound {
+        let mut outbound = Outbound {
             topic: publication.topic.as_str(),
             alias: None,
             delivery: promise.unwrap_or(wire::Delivery::AtMostOnce),
@@ -106,9 +144,27 @@ impl Link {
             subscription_ids: &delivery.subscription_ids,
             payload: publication.payload,
         };
-        if self.max_packet != usize::MAX
-            && wire::publish_size(self.version, &outbound) > self.max_packet
-        {
+        let topic = outbound.topic;
+        let alias = if self.version.is_v5() {
+            self.aliases.of(topic)
+        } else {
+            None
+        };
+        if let Some((alias, known)) = alias {
+            outbound.alias = Some(alias);
+            if known {
+                outbound.topic = "";
+            }
+        }
+        let fits = |outbound: &Outbound<'_>| {
+            self.max_packet == usize::MAX
+                || wire::publish_size(self.version, outbound) <= self.max_packet
+        };
+        if outbound.alias.is_some() && !outbound.topic.is_empty() && !fits(&outbound) {
+            // Too large only because it would set an alias.
+            outbound.alias = None;
+        }
+        if !fits(&outbound) {
             routing.metrics().dropped_too_large.inc();
             return false;
         }
@@ -116,6 +172,9 @@ impl Link {
             self.output = Vec::with_capacity(self.usual);
         }
         wire::publish(&mut self.output, self.version, &outbound);
+        if outbound.alias.is_some() && !outbound.topic.is_empty() {
+            self.aliases.topics.push(topic.into());
+        }
         self.sent += 1;
         true
     }

@@ -13,13 +13,14 @@ mod link;
 mod operate;
 mod queue;
 mod session;
+mod share;
 mod subscribe;
 mod tree;
 mod will;
 
-pub(crate) use attach::{Admitted, Attached, NotAttached};
+pub(crate) use attach::{Admitted, Attached, NotAttached, Receipt};
 pub(crate) use link::{Close, NewLink, Taken};
-pub(crate) use session::{Session, Will};
+pub(crate) use session::{Session, Tickets, Will};
 pub(crate) use tree::Matched;
 
 use std::collections::HashMap;
@@ -46,7 +47,7 @@ use crate::wire::{MessageProperties, QoS, ReasonCode};
 
 use queue::Bound;
 use session::{Delivered, Wakes};
-use tree::{Entry, Target, Tree};
+use tree::{Target, Tree};
 use will::Timers;
 
 /// Subscription Identifiers of one delivery.
@@ -284,19 +285,9 @@ impl Engine {
             }
         }
         for group in &matched.shares {
-            let (members, first) = group.turn();
-            let (before, after) = members.split_at(first.min(members.len()));
-            let turn = after.iter().chain(before);
             // Those who are there come first; a session that is away keeps it otherwise.
-            let mut offer = |online| {
-                turn.clone().any(|Entry { session, slot }| {
-                    session.is_online() == online
-                        && session.deliver(publication, &[*slot], routing) == Delivered::Taken
-                })
-            };
-            if offer(true) || offer(false) {
-                published.receivers += 1;
-            }
+            let among = share::Among::Everybody;
+            published.receivers += u64::from(share::offer(publication, group, among, routing));
         }
         if let Some((ticket, _)) = routing.hold.take() {
             published.tickets.push(ticket);
@@ -392,6 +383,12 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn subscription_nodes(&self) -> usize {
         self.tree.nodes()
+    }
+
+    /// Deadlines that wait; for tests of what is left behind.
+    #[cfg(test)]
+    pub(crate) fn deadlines(&self) -> usize {
+        self.timers.lock().len()
     }
 
     /// How long the last sweep took.

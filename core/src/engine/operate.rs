@@ -93,9 +93,10 @@ impl Engine {
             will: false,
         };
         state.order(close, &mut routing);
-        self.end(&mut registry, &session, &mut state, &mut routing);
+        let orphans = self.end(&mut registry, &session, &mut state, &mut routing);
         drop(state);
         drop(registry);
+        self.rehome(orphans, &session, None, &mut routing);
         routing.session_ended(&session, "dropped");
         true
     }

@@ -6,6 +6,7 @@
 //! unacknowledged. For an offline session the oldest messages make room.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -16,6 +17,7 @@ use crate::ticket::Hold;
 use crate::wire::QoS;
 
 use super::Ids;
+use super::tree::ShareGroup;
 
 /// A message that waits for its receiver.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(super) struct Queued {
     pub(super) qos: QoS,
     pub(super) retain: bool,
     pub(super) ids: Ids,
+    /// The group through which it came.
+    pub(super) share: Option<Arc<ShareGroup>>,
 }
 
 /// How much may wait.
@@ -132,6 +136,22 @@ impl Queue {
         self.excess_bytes = 0;
         metrics.dropped_offline.add(dropped);
         dropped
+    }
+
+    /// What waits, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Queued> {
+        self.entries.iter()
+    }
+
+    /// Takes one message of a group out: another member has it.
+    pub(super) fn take_out(&mut self, message: &Stored<Message>, metrics: &Metrics) {
+        let found = self
+            .entries
+            .iter()
+            .position(|queued| queued.share.is_some() && queued.message.is_same(message));
+        if let Some(queued) = found.and_then(|place| self.entries.remove(place)) {
+            self.left(queued.message.weight(), metrics);
+        }
     }
 
     /// Empties the queue and lets go of everybody.

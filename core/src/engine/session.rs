@@ -24,12 +24,14 @@ use crate::guard::{self, Authorized, Delivery, Grant, Rights, Stored, Subject};
 use crate::hook::Principal;
 use crate::message::{Message, Publication};
 use crate::topic::TopicFilter;
+use crate::ticket::Ticket;
 use crate::wire::{QoS, ReasonCode, SubscribeOptions};
 
 use super::flight::{InFlight, Kept, next_id};
-use super::link::{Close, Link, NewLink, OUTPUT_HIGH_WATER, Taken, WINDOW};
+use super::link::{Aliases, Close, Link, NewLink, OUTPUT_HIGH_WATER, Taken, WINDOW};
 use super::queue::{IdSet, Queue, Queued};
 use super::tree::{FilterRef, ShareGroup, Slot};
+use super::will::TimerKey;
 use super::{Ids, Routing};
 
 /// A session; shared by its connection, the subscription tree and the registry.
@@ -54,13 +56,23 @@ pub(crate) struct State {
     serial: u32,
     pub(super) queue: Queue,
     pub(super) inflight: VecDeque<InFlight>,
+    /// How many at the end of `inflight` are still to be sent again on this connection.
+    pub(super) resuming: usize,
     last_id: u16,
     pub(super) received: IdSet,
+    /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
+    /// client that comes back and repeats one waits for the same.
+    pub(super) promised: Vec<(u16, Tickets)>,
     /// Walks over retained messages that are not finished.
     scans: VecDeque<Scan>,
+    /// Its deadlines while nobody is connected.
+    pub(super) timers: SmallVec<[TimerKey; 2]>,
     /// The session has ended: nothing is taken any more.
     pub(super) ended: bool,
 }
+
+/// What the acknowledgement of one message waits for.
+pub(crate) type Tickets = SmallVec<[Ticket; 1]>;
 
 /// A will, put away at CONNECT.
 pub(crate) struct Will {
@@ -146,9 +158,12 @@ impl Session {
                 serial: 0,
                 queue: Queue::default(),
                 inflight: VecDeque::new(),
+                resuming: 0,
                 last_id: 0,
                 received: IdSet::default(),
+                promised: Vec::new(),
                 scans: VecDeque::new(),
+                timers: SmallVec::new(),
                 ended: false,
             }),
         })
@@ -176,6 +191,7 @@ impl Session {
         let mut covered = false;
         let mut retain = false;
         let mut ids = Ids::new();
+        let mut share = None;
         let own = routing.is_origin(self);
         for slot in slots {
             let Some(subscription) = state.subscription(*slot) else {
@@ -188,6 +204,7 @@ impl Session {
             covered |= subscription.cover == Covered::Full;
             retain |= subscription.options.retain_as_published && publication.asked.retain;
             ids.extend(subscription.id);
+            share = subscription.share.clone().or(share);
         }
         let Some(granted) = granted else {
             return Delivered::Not;
@@ -203,7 +220,7 @@ impl Session {
             routing.metrics().deliveries_denied.inc();
             return Delivered::Not;
         };
-        state.push(&delivery, &|| publication.store(), routing)
+        state.push(&delivery, share, &|| publication.store(), routing)
     }
 }
 
@@ -272,6 +289,7 @@ impl State {
     fn push(
         &mut self,
         delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
         store: &dyn Fn() -> Stored<Message>,
         routing: &mut Routing<'_>,
     ) -> Delivered {
@@ -282,13 +300,15 @@ impl State {
             if !resumable || self.ended || delivery.qos == QoS::AtMostOnce {
                 return Delivered::Not;
             }
-            self.queue
-                .push(Queued::of(delivery, store()), None, routing.metrics());
+            let queued = Queued::of(delivery, share, store());
+            self.queue.push(queued, None, routing.metrics());
             let dropped = self.queue.trim(bound, routing.metrics());
             routing.queue_dropped(self.subject.snapshot(), dropped);
             return Delivered::Taken;
         };
-        let open = self.queue.is_empty() && link.output.len() < OUTPUT_HIGH_WATER;
+        let open = self.queue.is_empty()
+            && self.resuming == 0
+            && link.output.len() < OUTPUT_HIGH_WATER;
         if delivery.qos == QoS::AtMostOnce {
             if open {
                 link.send(delivery, None, false, routing);
@@ -300,8 +320,8 @@ impl State {
                 routing.metrics().dropped_qos0.inc();
                 return Delivered::Not;
             }
-            self.queue
-                .push(Queued::of(delivery, message), None, routing.metrics());
+            let queued = Queued::of(delivery, share, message);
+            self.queue.push(queued, None, routing.metrics());
             return Delivered::Taken;
         }
         if open
@@ -309,7 +329,8 @@ impl State {
             && let Some(id) = next_id(&mut self.last_id, &self.inflight)
         {
             if link.send(delivery, Some((id, false)), false, routing) {
-                let kept = resumable.then(|| Kept::of(delivery, store()));
+                let keep = resumable || share.is_some();
+                let kept = keep.then(|| Kept::of(delivery, share, store()));
                 self.inflight
                     .push_back(InFlight::new(id, delivery.qos, kept));
                 link.wake(routing);
@@ -329,8 +350,8 @@ impl State {
             // So that the connection looks at its clock: without progress it will be ended.
             link.wake(routing);
         }
-        self.queue
-            .push(Queued::of(delivery, message), hold, routing.metrics());
+        let queued = Queued::of(delivery, share, message);
+        self.queue.push(queued, hold, routing.metrics());
         Delivered::Taken
     }
 
@@ -341,6 +362,13 @@ impl State {
             let Some(link) = &mut self.link else { return };
             if link.output.len() >= OUTPUT_HIGH_WATER {
                 return;
+            }
+            if self.resuming > 0 {
+                self.resend(routing);
+                if self.resuming > 0 {
+                    return;
+                }
+                continue;
             }
             let blocked = self.inflight.len() >= usize::from(link.window);
             if self.queue.is_empty() {
@@ -367,6 +395,7 @@ impl State {
             qos,
             retain,
             ids,
+            share,
         } = queued;
         let Some(link) = &mut self.link else { return };
         let delivery = match routing.reopen(&message) {
@@ -397,10 +426,11 @@ impl State {
         };
         match delivery {
             Ok(Some(Some(id))) => {
-                let kept = (self.expiry > 0).then_some(Kept {
+                let kept = (self.expiry > 0 || share.is_some()).then_some(Kept {
                     message,
                     retain,
                     ids,
+                    share,
                 });
                 self.inflight.push_back(InFlight::new(id, qos, kept));
             }
@@ -443,6 +473,7 @@ impl State {
                 message,
                 retain: true,
                 ids: id.into_iter().collect(),
+                share: None,
             };
             self.queue.push(queued, None, routing.metrics());
         }
@@ -462,6 +493,7 @@ impl State {
                 .receive_maximum
                 .map_or(WINDOW, |max| max.get().min(WINDOW)),
             max_packet: new.max_packet.map_or(usize::MAX, |max| max.get() as usize),
+            aliases: Aliases::new(new.topic_alias_max),
             progress: now,
             close: None,
             sent: 0,
@@ -596,7 +628,9 @@ impl State {
     pub(super) fn clear(&mut self, routing: &mut Routing<'_>) {
         self.queue.clear(routing.metrics());
         self.inflight = VecDeque::new();
+        self.resuming = 0;
         self.received = IdSet::default();
+        self.promised = Vec::new();
         self.scans = VecDeque::new();
         self.will = None;
     }
@@ -604,6 +638,7 @@ impl State {
     /// The connection is gone; what it alone needed goes too.
     pub(super) fn disconnect(&mut self, routing: &mut Routing<'_>) {
         self.link = None;
+        self.resuming = 0;
         self.scans = VecDeque::new();
         if self.expiry > 0 {
             self.queue.drop_qos0(routing.metrics());
@@ -624,9 +659,14 @@ fn index_hash(filter: FilterRef) -> u64 {
 }
 
 impl Queued {
-    fn of(delivery: &Delivery<'_>, message: Stored<Message>) -> Self {
+    fn of(
+        delivery: &Delivery<'_>,
+        share: Option<Arc<ShareGroup>>,
+        message: Stored<Message>,
+    ) -> Self {
         Self {
             message,
+            share,
             qos: delivery.qos,
             retain: delivery.retain,
             ids: delivery.subscription_ids.clone(),

@@ -61,6 +61,14 @@ pub(crate) struct ShareGroup {
     next: AtomicUsize,
 }
 
+impl std::fmt::Debug for ShareGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShareGroup")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 impl ShareGroup {
     /// The members, and whose turn it is \[MQTT-4.8.2-4\].
     pub(crate) fn turn(&self) -> (Arc<Vec<Entry>>, usize) {

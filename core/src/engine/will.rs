@@ -9,10 +9,13 @@ use crate::hook::Event;
 
 use super::{Engine, Routing, Session, Will};
 
+/// When, and a number that tells deadlines of the same moment apart.
+pub(super) type TimerKey = (u64, u64);
+
 /// Deadlines of sessions without a connection, in milliseconds since the Unix epoch.
 #[derive(Default)]
 pub(super) struct Timers {
-    due: BTreeMap<(u64, u64), Timer>,
+    due: BTreeMap<TimerKey, Timer>,
     count: u64,
 }
 
@@ -30,15 +33,48 @@ enum What {
 }
 
 impl Timers {
-    pub(super) fn will(&mut self, millis: u64, delay: u32, session: &Arc<Session>, epoch: u64) {
-        self.add(millis, delay, session, epoch, What::Will);
+    pub(super) fn will(
+        &mut self,
+        millis: u64,
+        delay: u32,
+        session: &Arc<Session>,
+        epoch: u64,
+    ) -> TimerKey {
+        self.add(millis, delay, session, epoch, What::Will)
     }
 
-    pub(super) fn expiry(&mut self, millis: u64, expiry: u32, session: &Arc<Session>, epoch: u64) {
-        self.add(millis, expiry, session, epoch, What::Expiry);
+    pub(super) fn expiry(
+        &mut self,
+        millis: u64,
+        expiry: u32,
+        session: &Arc<Session>,
+        epoch: u64,
+    ) -> TimerKey {
+        self.add(millis, expiry, session, epoch, What::Expiry)
     }
 
-    fn add(&mut self, millis: u64, seconds: u32, session: &Arc<Session>, epoch: u64, what: What) {
+    /// Forgets deadlines of a session that goes on or has ended: a client that comes and goes
+    /// leaves none behind.
+    pub(super) fn call_off(&mut self, keys: &[TimerKey]) {
+        for key in keys {
+            self.due.remove(key);
+        }
+    }
+
+    /// For tests of what is left behind.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    fn add(
+        &mut self,
+        millis: u64,
+        seconds: u32,
+        session: &Arc<Session>,
+        epoch: u64,
+        what: What,
+    ) -> TimerKey {
         self.count += 1;
         let deadline = millis.saturating_add(u64::from(seconds) * 1000);
         let timer = Timer {
@@ -46,7 +82,9 @@ impl Timers {
             epoch,
             what,
         };
-        self.due.insert((deadline, self.count), timer);
+        let key = (deadline, self.count);
+        self.due.insert(key, timer);
+        key
     }
 
     fn next(&mut self, millis: u64) -> Option<Timer> {
@@ -65,18 +103,20 @@ impl Engine {
                 continue;
             };
             let mut routing = self.routing(None, now);
-            let will = {
+            let (will, orphans) = {
                 let mut registry = self.registry.lock();
                 let mut state = session.lock();
                 if state.epoch != timer.epoch || state.link.is_some() || state.ended {
                     continue;
                 }
                 let will = state.will.take();
+                let mut orphans = Vec::new();
                 if timer.what == What::Expiry {
-                    self.end(&mut registry, &session, &mut state, &mut routing);
+                    orphans = self.end(&mut registry, &session, &mut state, &mut routing);
                 }
-                will
+                (will, orphans)
             };
+            self.rehome(orphans, &session, None, &mut routing);
             if timer.what == What::Expiry {
                 routing.session_ended(&session, "expired");
             }

@@ -266,7 +266,7 @@ impl Future for Driver {
                 let farewell = this.connection.finish(&end, Now::read());
                 let place = this.place.take();
                 let unsent = this.output.split_off(this.written.min(this.output.len()));
-                if !matches!(end, End::Lost(_)) {
+                if !matches!(end, End::Lost(_)) || this.stream.is_closing() {
                     let stream = std::mem::replace(&mut this.stream, Stream::Closed);
                     tokio::spawn(say_goodbye(stream, unsent, farewell, place));
                 }

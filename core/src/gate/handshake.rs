@@ -1,7 +1,7 @@
 //! From accept to CONNACK: one task, one deadline.
 //!
-//! The order is the defence: address and rate (before TLS, `listener`), TLS, the first packet
-//! with its own size limit, may this source try at all, is the record able to take it, who is it,
+//! The order is the defence: address and rate (before TLS, `listener`; behind a proxy once its header
+//! has named the client), TLS, the upgrade to WebSocket, the first packet with its own size limit, may this source try at all, is the record able to take it, who is it,
 //! is it admitted, its will, its session. Nothing that fails on the way has touched a session, a
 //! will or a connection (rule 2). The client is told one code whatever the reason; the whole
 //! reason goes to the observers.
@@ -35,8 +35,10 @@ use crate::wire::{
 };
 
 use super::driver::{Driver, Renew, say_goodbye};
-use super::listener::{Shared, refused};
+use super::listener::{Shared, Transport, Turned, may_arrive, refused};
+use super::proxy::{self, Header, MAX_V2, Progress};
 use super::stream::Stream;
+use super::websocket::{WebSocket, upgrade};
 use super::{Gate, Place};
 
 /// Longest client identifier accepted, bytes; they are kept for every session.
@@ -81,16 +83,26 @@ pub(super) async fn run(
         gate: &gate,
         shared: &shared,
         peer,
+        place,
         stream,
+        bearer: None,
         input: Vec::new(),
     };
     let result = timeout_at(deadline.into(), async {
         sleep(wait).await;
+        handshake.proxied().await?;
         handshake.tls().await?;
+        handshake.upgrade().await?;
         handshake.connect().await
     })
     .await;
-    let Handshake { stream, input, .. } = handshake;
+    let Handshake {
+        stream,
+        input,
+        peer,
+        place,
+        ..
+    } = handshake;
     let now = Now::read();
     match result {
         Ok(Ok(ready)) => {
@@ -134,8 +146,12 @@ pub(super) async fn run(
 struct Handshake<'g> {
     gate: &'g Gate,
     shared: &'g Shared,
+    /// The client, as far as it is known: behind a proxy the one that its header names.
     peer: Option<SocketAddr>,
+    place: Place,
     stream: Stream,
+    /// The token of the WebSocket upgrade: a secret.
+    bearer: Option<Box<[u8]>>,
     input: Vec<u8>,
 }
 
@@ -156,13 +172,98 @@ struct Ready {
 }
 
 impl Handshake<'_> {
+    /// Behind a trusted proxy: whose connection it is, and whether that client may come in.
+    async fn proxied(&mut self) -> Result<(), Failed> {
+        if self.shared.trusted_proxies.is_none() {
+            return Ok(());
+        }
+        let engine = &self.gate.engine;
+        let mut header = Vec::new();
+        let client = loop {
+            match proxy::parse(&header) {
+                Ok(Progress::Done(Header::Client(client))) => break client,
+                // The proxy itself, a health check: no client to ask about.
+                Ok(Progress::Done(Header::Proxy)) => return Ok(()),
+                Ok(Progress::More(more)) => {
+                    // Not a byte further: what follows is TLS.
+                    let mut chunk = [0; MAX_V2];
+                    let wanted = chunk.get_mut(..more).unwrap_or_default();
+                    match self.stream.read(wanted).await {
+                        Ok(0) => return Err(Failed::silent("network", "closed in a PROXY header")),
+                        Ok(count) => {
+                            header.extend_from_slice(wanted.get(..count).unwrap_or_default());
+                        }
+                        Err(error) => return Err(Failed::silent("network", error.to_string())),
+                    }
+                }
+                Err(error) => {
+                    engine.metrics.untrusted_proxies.inc();
+                    return Err(Failed::silent("proxy", error.to_string()));
+                }
+            }
+        };
+        let address = client.ip().to_canonical();
+        self.peer = Some(SocketAddr::new(address, client.port()));
+        let admitted = may_arrive(self.gate, self.shared, Some(address), Now::read())
+            .and_then(|wait| self.place.claim(address).map_err(Turned::Limit).map(|()| wait));
+        match admitted {
+            Ok(wait) => {
+                sleep(wait).await;
+                Ok(())
+            }
+            Err(turned) => {
+                // As for everybody who is turned away on arrival: closed without a word.
+                self.stream = Stream::Closed;
+                let (check, _, reason) = turned.counted(&engine.metrics);
+                Err(Failed::silent(check, reason))
+            }
+        }
+    }
+
+    /// On a WebSocket listener: the HTTP request, its answer, and the stream that follows.
+    async fn upgrade(&mut self) -> Result<(), Failed> {
+        let Transport::WebSocket(rules) = &self.shared.transport else {
+            return Ok(());
+        };
+        let engine = &self.gate.engine;
+        let network = |error: std::io::Error| Failed::silent("network", error.to_string());
+        let mut request = Vec::new();
+        let granted = loop {
+            let seen = request.len();
+            let mut chunk = [0; 1024];
+            match self.stream.read(&mut chunk).await.map_err(network)? {
+                0 => return Err(Failed::silent("network", "closed before its upgrade")),
+                count => request.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            }
+            match upgrade::judge(&request, seen, rules) {
+                Ok(None) => {}
+                Ok(Some(granted)) => break granted,
+                Err(rejection) => {
+                    engine.metrics.refused_upgrades.inc();
+                    // Who is gone already misses nothing.
+                    let _ = self.stream.write_all(rejection.response()).await;
+                    return Err(Failed::silent("websocket", rejection.to_string()));
+                }
+            }
+        };
+        let sent = self.stream.write_all(&granted.response).await;
+        sent.map_err(network)?;
+        self.stream.flush().await.map_err(network)?;
+        self.bearer = granted.bearer;
+        let inner = std::mem::replace(&mut self.stream, Stream::Closed);
+        let max_packet = engine.settings.load().mqtt.max_packet_size;
+        let socket = WebSocket::new(inner, max_packet, Arc::clone(&engine.metrics));
+        self.stream = Stream::WebSocket(Box::new(socket));
+        Ok(())
+    }
+
     async fn tls(&mut self) -> Result<(), Failed> {
         let Some(config) = self.shared.tls.load_full() else {
             return Ok(());
         };
         let tcp = match std::mem::replace(&mut self.stream, Stream::Closed) {
             Stream::Tcp(tcp) => tcp,
-            other @ (Stream::Unix(_) | Stream::Tls(_) | Stream::Closed) => {
+            other @ (Stream::Unix(_) | Stream::Tls(_) | Stream::WebSocket(_) | Stream::Closed) => {
                 self.stream = other;
                 return Ok(());
             }
@@ -362,7 +463,7 @@ impl Handshake<'_> {
                 enhanced: connect
                     .auth_method
                     .map(|method| (method, data.as_deref().map(Secret::new))),
-                bearer: None,
+                bearer: self.bearer.as_deref().map(Secret::new),
                 certificate: certificate.as_ref(),
                 now: Now::read(),
                 step,
@@ -522,6 +623,7 @@ impl Handshake<'_> {
                         version: connect.version,
                         receive_maximum: connect.receive_maximum,
                         max_packet: connect.max_packet_size,
+                        topic_alias_max: connect.topic_alias_max,
                         peer: self.peer,
                     },
                 },
@@ -579,6 +681,7 @@ impl Handshake<'_> {
             until,
             has_expiry: asked > 0,
             auth_method: connect.auth_method.map(Into::into),
+            max_packet: connect.max_packet_size,
             peer: self.peer,
         };
         Ok(Ready {

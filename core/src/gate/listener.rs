@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,9 +15,13 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::clock::Now;
 use crate::hook::{Arrival, Event, Verdict};
+use crate::metrics::Metrics;
+use crate::wire::ReasonCode;
 
+use super::proxy::Prefix;
 use super::stream::Stream;
-use super::{Gate, handshake};
+use super::websocket::upgrade::WebSocketRules;
+use super::{Gate, Place, handshake};
 
 /// Connections that the kernel may hold for us.
 const BACKLOG: i32 = 4096;
@@ -32,6 +36,11 @@ pub struct Listener {
     pub name: Arc<str>,
     /// Where it listens.
     pub endpoint: Endpoint,
+    /// What the bytes are, behind TLS where there is TLS.
+    pub transport: Transport,
+    /// Who must begin every connection with a PROXY header and is believed; everybody else is
+    /// turned away. `None`: no proxy, clients connect directly.
+    pub trusted_proxies: Option<Vec<Prefix>>,
     /// TLS; `None` listens in plaintext.
     pub tls: Option<Arc<ServerConfig>>,
     /// The authentication methods looked at; `None`: all that are configured.
@@ -45,6 +54,15 @@ pub enum Endpoint {
     Tcp(SocketAddr),
     /// A Unix socket, for local clients; only the broker's own user may connect.
     Unix(PathBuf),
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// MQTT itself.
+    Mqtt,
+    /// MQTT over WebSocket.
+    WebSocket(WebSocketRules),
 }
 
 /// A listener that is bound and does not accept yet.
@@ -64,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) name: Arc<str>,
     pub(crate) methods: Option<Vec<Box<str>>>,
     pub(crate) loopback: bool,
+    pub(super) transport: Transport,
+    pub(super) trusted_proxies: Option<Vec<Prefix>>,
     /// Swapped in whole when certificates, CAs or CRLs change.
     pub(crate) tls: ArcSwapOption<ServerConfig>,
 }
@@ -108,6 +128,8 @@ pub(crate) fn bind(listener: &Listener) -> io::Result<Bound> {
             name: Arc::clone(&listener.name),
             methods: listener.methods.clone(),
             loopback,
+            transport: listener.transport.clone(),
+            trusted_proxies: listener.trusted_proxies.clone(),
             tls: ArcSwapOption::new(listener.tls.clone()),
         }),
         address,
@@ -191,28 +213,27 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
     let now = Now::read();
     let address = peer.map(|peer| peer.ip().to_canonical());
     let metrics = &gate.engine.metrics;
-    let verdict = gate.engine.modules.arrive(
-        &Arrival {
-            address,
-            listener: &shared.name,
-        },
-        now,
-    );
-    let wait = match verdict {
-        Verdict::Admit => Duration::ZERO,
-        Verdict::Slow(wait) => wait,
-        Verdict::Refuse { reason, code, .. } => {
-            metrics.refused_arrivals.inc();
-            refused(gate, shared, peer, "admission", Some(code), &reason, now);
+    let admitted = match &shared.trusted_proxies {
+        None => admit(gate, shared, address, now),
+        // A proxy stands for its clients: they are asked about and counted, once it has said who
+        // they are.
+        Some(proxies) if address.is_some_and(|peer| proxies.iter().any(|p| p.contains(peer))) => {
+            gate.place(None)
+                .map(|place| (place, Duration::ZERO))
+                .map_err(Turned::Limit)
+        }
+        Some(_) => {
+            metrics.untrusted_proxies.inc();
+            let reason = "the peer is not in trusted-proxies";
+            refused(gate, shared, peer, "proxy", None, reason, now);
             return;
         }
     };
-    let place = match gate.place(address) {
-        Ok(place) => place,
-        Err(limit) => {
-            metrics.shed.inc();
-            metrics.limits_hit.inc();
-            refused(gate, shared, peer, "limit", None, limit, now);
+    let (place, wait) = match admitted {
+        Ok(admitted) => admitted,
+        Err(turned) => {
+            let (check, code, reason) = turned.counted(metrics);
+            refused(gate, shared, peer, check, code, &reason, now);
             return;
         }
     };
@@ -231,6 +252,61 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
     tokio::spawn(work);
 }
 
+/// Why an address gets no further.
+pub(super) enum Turned {
+    /// An admission module says so.
+    Refused(ReasonCode, String),
+    /// A limit on connections.
+    Limit(&'static str),
+}
+
+impl Turned {
+    /// Counts it and puts it into words: the check, a code, the reason.
+    pub(super) fn counted(self, metrics: &Metrics) -> (&'static str, Option<ReasonCode>, String) {
+        match self {
+            Self::Refused(code, reason) => {
+                metrics.refused_arrivals.inc();
+                ("admission", Some(code), reason)
+            }
+            Self::Limit(limit) => {
+                metrics.shed.inc();
+                metrics.limits_hit.inc();
+                ("limit", None, limit.to_owned())
+            }
+        }
+    }
+}
+
+/// Whether an address may come in now: a place, and how long it has to wait first.
+fn admit(
+    gate: &Gate,
+    shared: &Shared,
+    address: Option<IpAddr>,
+    now: Now,
+) -> Result<(Place, Duration), Turned> {
+    let wait = may_arrive(gate, shared, address, now)?;
+    let place = gate.place(address).map_err(Turned::Limit)?;
+    Ok((place, wait))
+}
+
+/// Asks the admission modules about an address; how long it has to wait.
+pub(super) fn may_arrive(
+    gate: &Gate,
+    shared: &Shared,
+    address: Option<IpAddr>,
+    now: Now,
+) -> Result<Duration, Turned> {
+    let arrival = Arrival {
+        address,
+        listener: &shared.name,
+    };
+    match gate.engine.modules.arrive(&arrival, now) {
+        Verdict::Admit => Ok(Duration::ZERO),
+        Verdict::Slow(wait) => Ok(wait),
+        Verdict::Refuse { code, reason, .. } => Err(Turned::Refused(code, reason)),
+    }
+}
+
 /// Small packets go out at once, and a peer that is gone is noticed. Failures are no reason to
 /// refuse: some transports have no such options.
 fn prepare(tcp: &TcpStream) {
@@ -245,7 +321,7 @@ pub(super) fn refused(
     shared: &Shared,
     peer: Option<SocketAddr>,
     check: &str,
-    code: Option<crate::wire::ReasonCode>,
+    code: Option<ReasonCode>,
     reason: &str,
     now: Now,
 ) {

@@ -1,16 +1,21 @@
 //! Everything before CONNECT is believed, and the sockets afterwards.
 //!
-//! Accept, address bans and connection rates (asked of the `Admission` modules before TLS), caps
-//! on connections, TLS, one deadline from accept to CONNACK. A stranger costs a descriptor and a
+//! Accept, the PROXY header of trusted proxies, address bans and connection rates (asked of the
+//! `Admission` modules before TLS), caps on connections, TLS, the WebSocket upgrade, one deadline
+//! from accept to CONNACK. A stranger costs a descriptor and a
 //! few KiB for at most that long, and moves counters.
 
 mod driver;
 mod handshake;
 mod listener;
+pub mod proxy;
 mod stream;
+pub mod websocket;
 
 pub(crate) use listener::{Bound, Shared, bind};
-pub use listener::{Endpoint, Listener};
+pub use listener::{Endpoint, Listener, Transport};
+pub use proxy::{Prefix, PrefixError};
+pub use websocket::upgrade::WebSocketRules;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -78,18 +83,14 @@ impl Gate {
     /// A place for one more connection, or the limit that has no room.
     fn place(&self, address: Option<IpAddr>) -> Result<Place, &'static str> {
         let limits = self.engine.settings.load();
-        let key = address.map(source);
         let mut places = self.places.lock();
         if places.all >= limits.limits.connections {
             return Err("limits.connections");
         }
-        if let Some(key) = key {
-            let count = places.by_address.entry(key).or_insert(0);
-            if *count >= limits.limits.connections_per_ip {
-                return Err("limits.connections-per-ip");
-            }
-            *count += 1;
-        }
+        let key = match address {
+            Some(address) => Some(places.claim(address, limits.limits.connections_per_ip)?),
+            None => None,
+        };
         places.all += 1;
         self.engine.metrics.connections.inc();
         Ok(Place {
@@ -97,6 +98,28 @@ impl Gate {
             places: Arc::clone(&self.places),
             engine: Arc::clone(&self.engine),
         })
+    }
+}
+
+impl Places {
+    /// Counts one more connection of this source.
+    fn claim(&mut self, address: IpAddr, limit: usize) -> Result<IpAddr, &'static str> {
+        let key = source(address);
+        let count = self.by_address.entry(key).or_insert(0);
+        if *count >= limit {
+            return Err("limits.connections-per-ip");
+        }
+        *count += 1;
+        Ok(key)
+    }
+}
+
+impl Place {
+    /// Counts the connection for the address that a proxy gave; until now it counted for none.
+    fn claim(&mut self, address: IpAddr) -> Result<(), &'static str> {
+        let limit = self.engine.settings.load().limits.connections_per_ip;
+        self.address = Some(self.places.lock().claim(address, limit)?);
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use super::websocket::WebSocket;
 use crate::hook::ClientCertificate;
 
 /// A connected stream.
@@ -16,6 +17,8 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// Over any of the others.
+    WebSocket(Box<WebSocket>),
     /// What is left behind when a stream moves on.
     Closed,
 }
@@ -29,6 +32,7 @@ impl Stream {
     pub(super) fn client_certificate(&self) -> Option<ClientCertificate> {
         match self {
             Self::Tcp(_) | Self::Unix(_) | Self::Closed => None,
+            Self::WebSocket(socket) => socket.inner().client_certificate(),
             Self::Tls(stream) => {
                 let chain = stream.get_ref().1.peer_certificates()?;
                 (!chain.is_empty()).then(|| ClientCertificate {
@@ -39,6 +43,11 @@ impl Stream {
                 })
             }
         }
+    }
+
+    /// Whether the peer, although lost, is to get a goodbye.
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self, Self::WebSocket(socket) if socket.is_closing())
     }
 }
 
@@ -52,6 +61,7 @@ impl AsyncRead for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+            Self::WebSocket(socket) => Pin::new(socket.as_mut()).poll_read(context, buffer),
             Self::Closed => closed(),
         }
     }
@@ -67,6 +77,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+            Self::WebSocket(socket) => Pin::new(socket.as_mut()).poll_write(context, bytes),
             Self::Closed => closed(),
         }
     }
@@ -76,6 +87,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Self::Unix(stream) => Pin::new(stream).poll_flush(context),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+            Self::WebSocket(socket) => Pin::new(socket.as_mut()).poll_flush(context),
             Self::Closed => closed(),
         }
     }
@@ -85,6 +97,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
             Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+            Self::WebSocket(socket) => Pin::new(socket.as_mut()).poll_shutdown(context),
             Self::Closed => closed(),
         }
     }

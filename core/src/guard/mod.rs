@@ -60,6 +60,11 @@ impl Stored<Message> {
         self.0.weight()
     }
 
+    /// Whether it is the very same copy.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0.is_same(&other.0)
+    }
+
     /// As published.
     #[must_use]
     pub fn qos(&self) -> QoS {

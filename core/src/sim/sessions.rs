@@ -6,7 +6,7 @@ use super::*;
 use crate::wire::RetainHandling;
 
 #[test]
-fn each_quality_of_service_runs_to_its_end_in_both_versions() {
+pub(super) fn each_quality_of_service_runs_to_its_end_in_both_versions() {
     for version in [Version::V3_1_1, Version::V5] {
         let world = World::new();
         let mut reader = world.connect(
@@ -42,7 +42,7 @@ fn each_quality_of_service_runs_to_its_end_in_both_versions() {
 }
 
 #[test]
-fn mqtt_4_3_3_a_repeated_qos_2_publish_is_delivered_once() {
+pub(super) fn mqtt_4_3_3_a_repeated_qos_2_publish_is_delivered_once() {
     let world = World::new();
     let mut reader = world.connect("b", &As::new("user:b"));
     reader.subscribe(&world, "t", QoS::ExactlyOnce);
@@ -64,7 +64,7 @@ fn mqtt_4_3_3_a_repeated_qos_2_publish_is_delivered_once() {
 }
 
 #[test]
-fn mqtt_4_4_0_1_what_was_not_acknowledged_is_sent_again_with_dup_in_order() {
+pub(super) fn mqtt_4_4_0_1_what_was_not_acknowledged_is_sent_again_with_dup_in_order() {
     let world = World::new();
     let mut reader = world.connect("b", &As::persistent("user:b"));
     reader.subscribe(&world, "t", QoS::ExactlyOnce);
@@ -94,7 +94,7 @@ fn mqtt_4_4_0_1_what_was_not_acknowledged_is_sent_again_with_dup_in_order() {
 }
 
 #[test]
-fn a_clean_start_forgets_and_an_expired_session_is_gone() {
+pub(super) fn a_clean_start_forgets_and_an_expired_session_is_gone() {
     let mut world = World::new();
     let persistent = As::persistent("user:b");
     let mut reader = world.connect("b", &persistent);
@@ -116,7 +116,7 @@ fn a_clean_start_forgets_and_an_expired_session_is_gone() {
 }
 
 #[test]
-fn a_second_connection_takes_over_and_the_first_is_told() {
+pub(super) fn a_second_connection_takes_over_and_the_first_is_told() {
     let world = World::new();
     let how = As::persistent("user:b");
     let mut first = world.connect("b", &how);
@@ -131,7 +131,7 @@ fn a_second_connection_takes_over_and_the_first_is_told() {
 }
 
 #[test]
-fn a_will_fires_at_once_later_or_never() {
+pub(super) fn a_will_fires_at_once_later_or_never() {
     let will = |delay| As {
         will: Some(("will", delay)),
         ..As::persistent("user:b")
@@ -176,7 +176,7 @@ fn a_will_fires_at_once_later_or_never() {
 }
 
 #[test]
-fn silence_for_one_and_a_half_keep_alives_ends_the_connection() {
+pub(super) fn silence_for_one_and_a_half_keep_alives_ends_the_connection() {
     let mut world = World::new();
     let mut client = world.connect("a", &As::new("user:a"));
     world.later(Duration::from_secs(89));
@@ -201,7 +201,7 @@ fn silence_for_one_and_a_half_keep_alives_ends_the_connection() {
 }
 
 #[test]
-fn retained_messages_obey_retain_handling_and_the_empty_payload() {
+pub(super) fn retained_messages_obey_retain_handling_and_the_empty_payload() {
     let world = World::new();
     let mut author = world.connect("a", &As::new("user:a"));
     author.retain(&world, "r/1", "x");
@@ -228,7 +228,7 @@ fn retained_messages_obey_retain_handling_and_the_empty_payload() {
 }
 
 #[test]
-fn many_retained_messages_come_in_pages_and_all_of_them() {
+pub(super) fn many_retained_messages_come_in_pages_and_all_of_them() {
     let world = World::new();
     let mut author = world.connect("a", &As::new("user:a"));
     for number in 0..1000 {
@@ -246,7 +246,7 @@ fn many_retained_messages_come_in_pages_and_all_of_them() {
 }
 
 #[test]
-fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifiers() {
+pub(super) fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifiers() {
     let world = World::new();
     let mut reader = world.connect("b", &As::new("user:b"));
     let qos = |qos| SubscribeOptions {
@@ -275,7 +275,7 @@ fn overlapping_subscriptions_give_one_copy_with_the_highest_qos_and_all_identifi
 }
 
 #[test]
-fn no_local_and_retain_as_published_are_honoured() {
+pub(super) fn no_local_and_retain_as_published_are_honoured() {
     let world = World::new();
     let mut client = world.connect("a", &As::new("user:a"));
     let options = SubscribeOptions {
@@ -295,7 +295,7 @@ fn no_local_and_retain_as_published_are_honoured() {
 }
 
 #[test]
-fn a_message_expires_on_the_way_and_says_what_is_left() {
+pub(super) fn a_message_expires_on_the_way_and_says_what_is_left() {
     let mut world = World::new();
     let mut reader = world.connect("b", &As::persistent("user:b"));
     reader.subscribe(&world, "t", QoS::AtLeastOnce);
@@ -337,7 +337,7 @@ fn a_message_expires_on_the_way_and_says_what_is_left() {
 }
 
 #[test]
-fn mqtt_3_1_2_24_a_message_that_is_too_large_for_the_client_is_not_sent() {
+pub(super) fn mqtt_3_1_2_24_a_message_that_is_too_large_for_the_client_is_not_sent() {
     let world = World::new();
     let mut reader = world.connect(
         "b",
@@ -355,7 +355,7 @@ fn mqtt_3_1_2_24_a_message_that_is_too_large_for_the_client_is_not_sent() {
 }
 
 #[test]
-fn mqtt_3_3_4_9_more_than_the_receive_maximum_ends_the_connection() {
+pub(super) fn mqtt_3_3_4_9_more_than_the_receive_maximum_ends_the_connection() {
     let mut settings = Settings::default();
     settings.mqtt.receive_maximum = NonZeroU16::new(2).unwrap();
     let world = World::with(settings);
@@ -372,7 +372,7 @@ fn mqtt_3_3_4_9_more_than_the_receive_maximum_ends_the_connection() {
 }
 
 #[test]
-fn a_second_connect_and_a_malformed_packet_end_the_connection() {
+pub(super) fn a_second_connect_and_a_malformed_packet_end_the_connection() {
     let world = World::new();
     for (bytes, code) in [
         (

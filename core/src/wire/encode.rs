@@ -262,12 +262,10 @@ pub fn pingresp(out: &mut Vec<u8>) {
 
 /// Appends a DISCONNECT of 5.0 (section 3.14). In 3.x a server only closes: do not call it then.
 pub fn disconnect(out: &mut Vec<u8>, reason: ReasonCode, reason_string: Option<&str>) {
-    if reason_string.is_none() {
-        out.extend_from_slice(&[kind::DISCONNECT << 4, 1, reason as u8]);
-        return;
-    }
     put::packet(out, kind::DISCONNECT << 4, |body| {
         body.push(reason as u8);
+        // The length of no properties may be left out (3.14.2.2.1), but there are clients, rumqttc
+        // among them, that then cannot read the reason.
         put_reason_string(body, reason_string);
     });
 }

@@ -1,0 +1,109 @@
+//! A candidate beside the policy in force: it is counted and never decides.
+
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+mod common;
+
+use common::{acl, filter, name, policy, who};
+use portcullis_acl::{Act, MAX_DIFFERENCES};
+use portcullis_core::hook::{Action, Authorizer, Cover, Grants};
+
+const ACTIVE: &str = "p, *, t/#, publish, allow\np, *, t/#, subscribe, allow\np, *, g, share, allow";
+
+#[test]
+fn a_candidate_never_changes_an_answer() {
+    let acl = acl(ACTIVE);
+    acl.shadow(Some(policy("p, *, u/#, publish, allow\np, *, t/#, publish, deny").into()));
+    let grants = acl.grants(&who("cert:a", "c", &[]));
+    assert!(grants.decide(Action::Publish, name("t/x")).is_allowed());
+    assert!(!grants.decide(Action::Publish, name("u/x")).is_allowed());
+    assert_eq!(grants.cover(filter("t/#")), Cover::Full);
+    assert!(grants.share("g").is_allowed());
+}
+
+#[test]
+fn differences_are_counted_by_principal_action_and_rule() {
+    let acl = acl(ACTIVE);
+    acl.shadow(Some(
+        policy("p, *, u/#, publish, allow\np, *, t/#, publish, allow\np, *, t/secret, publish, deny\n\
+                p, *, t/+, subscribe, allow")
+        .into(),
+    ));
+    for (principal, topic, times) in [
+        ("cert:a", "t/x", 3),
+        ("cert:a", "t/secret", 2),
+        ("cert:b", "t/secret", 1),
+        ("cert:a", "u/y", 1),
+    ] {
+        let grants = acl.grants(&who(principal, "c", &[]));
+        for _ in 0..times {
+            let _ = grants.decide(Action::Publish, name(topic));
+        }
+    }
+    let _ = acl.grants(&who("cert:a", "c", &[])).cover(filter("t/#"));
+    let report = acl.differences().unwrap();
+    assert_eq!((report.total, report.missed), (5, 0));
+    let mut rows: Vec<_> = report
+        .differences
+        .iter()
+        .map(|d| (d.principal.as_str(), d.act, d.gains, d.example.as_str(), d.count))
+        .collect();
+    rows.sort();
+    assert_eq!(
+        rows,
+        [
+            ("cert:a", Act::Publish, false, "t/secret", 2),
+            ("cert:a", Act::Publish, true, "u/y", 1),
+            ("cert:a", Act::Subscribe, false, "t/#", 1),
+            ("cert:b", Act::Publish, false, "t/secret", 1),
+        ]
+    );
+    let first = report.differences.first().unwrap();
+    assert_eq!(first.rule, "policy.csv:3 \"p, *, t/secret, publish, deny\"");
+}
+
+/// Rule 9: the table is bounded, and what does not fit is counted.
+#[test]
+fn more_differences_than_the_table_holds_are_counted() {
+    let acl = acl(ACTIVE);
+    acl.shadow(Some(policy("p, *, v, publish, allow").into()));
+    for n in 0..MAX_DIFFERENCES + 10 {
+        let grants = acl.grants(&who(&format!("cert:{n}"), "c", &[]));
+        let _ = grants.decide(Action::Publish, name("t/x"));
+    }
+    let report = acl.differences().unwrap();
+    assert_eq!(report.differences.len(), MAX_DIFFERENCES);
+    assert_eq!(report.missed, 10);
+}
+
+#[test]
+fn promotion_puts_the_candidate_in_force_and_ends_the_count() {
+    let acl = acl(ACTIVE);
+    assert!(acl.promote().is_none() && acl.differences().is_none());
+    let old = acl.policy().hash().to_owned();
+    let candidate = policy("p, *, u/#, publish, allow");
+    let new = candidate.hash().to_owned();
+    let generation = acl.generation();
+    acl.shadow(Some(candidate.into()));
+    assert_ne!(acl.generation(), generation, "who is connected is asked again");
+    assert_eq!(acl.policy().hash(), old);
+    let before = acl.promote().unwrap();
+    assert_eq!((before.hash(), acl.policy().hash()), (old.as_str(), new.as_str()));
+    assert!(acl.differences().is_none());
+    let grants = acl.grants(&who("cert:a", "c", &[]));
+    assert!(grants.decide(Action::Publish, name("u/x")).is_allowed());
+}
+
+#[test]
+fn a_replaced_policy_keeps_the_candidate_and_counts_anew() {
+    let acl = acl(ACTIVE);
+    acl.shadow(Some(policy("p, *, v, publish, allow").into()));
+    let client = who("cert:a", "c", &[]);
+    let _ = acl.grants(&client).decide(Action::Publish, name("t/x"));
+    acl.replace(policy("p, *, v, publish, allow"));
+    assert_eq!(acl.differences().unwrap().total, 0);
+    let _ = acl.grants(&client).decide(Action::Publish, name("v"));
+    assert_eq!(acl.differences().unwrap().total, 0);
+    acl.shadow(None);
+    assert!(acl.differences().is_none());
+}

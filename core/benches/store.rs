@@ -1,0 +1,2 @@
+//! What a record costs in the log.
+fn main() {}

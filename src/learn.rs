@@ -1,0 +1,78 @@
+//! `policy learn`: a draft of a policy from the audit record.
+
+use portcullis_acl::Act;
+use portcullis_acl::tools::{Observed, learn};
+use portcullis_audit::{self as audit, Entry, Filter};
+
+use crate::cli::{Exit, Learn};
+use crate::config::Config;
+
+const HEADER: &str = "\
+# A draft of a policy, for review. Do not use it as it is.
+#
+# It is drawn from the audit record: subscriptions that were granted, and subscriptions and
+# publishes that were refused. Publishes that were allowed are not in the record, so a right that
+# clients use without being refused is missing here. To learn all of it, run a test broker with a
+# policy that refuses everything (`p, system:sys, $SYS/#, publish, allow` alone), let the clients
+# do their work, and learn from that record.
+#
+# What was refused may have been a mistake or an attack: read every line. Of equal refusals the
+# record has the first ten of a minute one by one; the rest are counted there and missing here.
+";
+
+/// Prints the draft.
+///
+/// # Errors
+///
+/// The record cannot be read, or it holds nothing to learn from.
+pub fn run(arguments: &Learn) -> Result<Exit, String> {
+    let config = Config::load(&arguments.config.config).map_err(|error| error.to_string())?;
+    let filter = Filter {
+        since: arguments.since.clone(),
+        until: arguments.until.clone(),
+        ..Filter::default()
+    };
+    let entries = audit::query(&config.audit.path, filter).map_err(|error| error.to_string())?;
+    let mut failed = None;
+    let observed = entries.map_while(|entry| match entry {
+        Ok(entry) => Some(observed(&entry)),
+        Err(error) => {
+            failed = Some(error.to_string());
+            None
+        }
+    });
+    let draft = learn(observed.flatten());
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if draft.rules == 0 {
+        return Err("the record has no subscription and no refusal to learn from".to_owned());
+    }
+    draft.check().map_err(|errors| errors.join("\n"))?;
+    print!("{HEADER}{}", draft.text);
+    if draft.left_out > 0 {
+        println!("\n# {} more observations did not fit", draft.left_out);
+    }
+    Ok(Exit::Success)
+}
+
+/// What a record says about a right, if it does.
+fn observed(entry: &Entry) -> Option<Observed> {
+    let text = |key: &str| entry.fields.get(key)?.as_str();
+    let (act, topic, denied) = match text("event")? {
+        "subscribe" => (Act::Subscribe, text("filter")?, false),
+        "subscribe-denied" => (Act::Subscribe, text("filter")?, true),
+        "publish-denied" => (Act::parse(text("action")?)?, text("topic")?, true),
+        _ => return None,
+    };
+    // A text that the record cut is not the topic.
+    if topic.ends_with(" bytes]") && topic.contains("[cut ") {
+        return None;
+    }
+    Some(Observed {
+        principal: text("principal")?.to_owned(),
+        act,
+        topic: topic.to_owned(),
+        denied,
+    })
+}
