@@ -10,8 +10,8 @@ use portcullis_audit::{self as audit, Filter, Format, PublicKey, Status};
 
 use crate::cli::{self, Exit};
 use crate::config::Config;
-use crate::pki::{self, Made, Pki};
 use crate::control::Request;
+use crate::pki::{self, Made, Pki};
 use crate::{learn, operate, wiring};
 
 type Outcome = Result<Exit, String>;

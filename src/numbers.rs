@@ -15,7 +15,9 @@ pub fn source(running: &Running) -> Source {
             let counter = kind == "counter";
             sample(name, counter, help, value)
         });
-        core.chain(modules(&running)).chain([policy(&running)]).collect()
+        core.chain(modules(&running))
+            .chain([policy(&running)])
+            .collect()
     })
 }
 

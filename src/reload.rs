@@ -67,7 +67,9 @@ impl Live {
         self.modules
             .broker
             .replace_settings(wiring::core_settings(config));
-        self.modules.keeper.set_threshold(config.acl.rollback_denials);
+        self.modules
+            .keeper
+            .set_threshold(config.acl.rollback_denials);
         self.modules
             .limiter
             .replace(wiring::limiter_settings(config), Now::read());
@@ -109,7 +111,9 @@ impl Live {
                     rules = policy.counts().rules,
                     "policy loaded"
                 );
-                self.modules.keeper.install(&self.modules, policy, Now::read());
+                self.modules
+                    .keeper
+                    .install(&self.modules, policy, Now::read());
             });
         self.unit("policy", result, failed);
         let result = wiring::load_shadow(config)

@@ -71,9 +71,10 @@ impl Rollback {
     /// Keeps the readings of the last period, and the newest before it as its beginning.
     fn forget(&mut self, threshold: Rate, now: Instant) {
         while self.readings.len() > 1
-            && self.readings.get(1).is_some_and(|(at, _)| {
-                now.saturating_duration_since(*at) >= threshold.period
-            })
+            && self
+                .readings
+                .get(1)
+                .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= threshold.period)
         {
             self.readings.pop_front();
         }
@@ -96,7 +97,11 @@ mod tests {
         for denials in before {
             at += Duration::from_secs(1);
             total += denials;
-            assert_eq!(rollback.observe(limit, total, at), None, "nothing is watched");
+            assert_eq!(
+                rollback.observe(limit, total, at),
+                None,
+                "nothing is watched"
+            );
         }
         rollback.changed(limit, total, at);
         for (second, denials) in after.iter().enumerate() {

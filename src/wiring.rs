@@ -81,7 +81,10 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
         }
     };
     let shadow = load_shadow(config).unwrap_or_else(|more| {
-        errors.extend(more.into_iter().map(|error| format!("shadow policy: {error}")));
+        errors.extend(
+            more.into_iter()
+                .map(|error| format!("shadow policy: {error}")),
+        );
         None
     });
     match (desk, policy) {
@@ -153,12 +156,19 @@ fn read_sources(
     let model = config.acl.model.as_ref().map(|file| file.path.as_path());
     let policies: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     let mut sources = Sources::read(model, &policies)?;
-    let issuers = &config.auth.jwt;
-    sources.client_id_is_free = config.auth.client_id == config::ClientIdRule::Any;
-    sources.roles_from_credentials = !issuers.is_empty();
-    sources.several_issuers = issuers.len() > 1;
-    let carried = issuers.iter().filter_map(|issuer| issuer.allowed_roles.clone());
-    sources.token_roles = carried.flatten().collect();
+    let auth = &config.auth;
+    let webhooks = auth.webhooks.iter();
+    let token_hooks = webhooks.clone().filter(|webhook| webhook.tokens);
+    sources.client_id_is_free = auth.client_id == config::ClientIdRule::Any;
+    sources.roles_from_credentials = !auth.jwt.is_empty()
+        || !auth.introspection.is_empty()
+        || !auth.webhooks.is_empty();
+    sources.several_issuers =
+        auth.jwt.len() + auth.introspection.len() + token_hooks.count() > 1;
+    let carried = (auth.jwt.iter().map(|issuer| &issuer.allowed_roles))
+        .chain(auth.introspection.iter().map(|server| &server.allowed_roles))
+        .chain(webhooks.map(|webhook| &webhook.allowed_roles));
+    sources.token_roles = carried.flatten().flatten().cloned().collect();
     Ok(sources)
 }
 
@@ -180,12 +190,16 @@ pub fn tls_settings(config: &Config) -> Vec<(String, tls::TlsSettings)> {
                 key: tls.key.path.clone(),
                 client_ca: ca.iter().map(|ca| ca.ca.path.clone()).collect(),
                 client_auth,
-                crl: ca
+                revocation: ca.map(revocation).unwrap_or_default(),
+                sni: tls
+                    .sni
                     .iter()
-                    .flat_map(|ca| &ca.crl)
-                    .map(|file| file.path.clone())
+                    .map(|sni| tls::SniSettings {
+                        names: sni.names.clone(),
+                        certificate: sni.certificate.path.clone(),
+                        key: sni.key.path.clone(),
+                    })
                     .collect(),
-                crl_grace: ca.map_or(Duration::ZERO, |ca| ca.crl_grace),
                 alpn: vec![match &listener.transport {
                     config::Transport::Tcp => b"mqtt".to_vec(),
                     config::Transport::WebSocket(_) => b"http/1.1".to_vec(),
@@ -254,35 +268,95 @@ pub fn auth_settings(config: &Config) -> auth::Settings {
             CertificateName::Subject => auth::CertificateName::Subject,
             CertificateName::Fingerprint => auth::CertificateName::Fingerprint,
         },
-        issuers: from
-            .jwt
+        issuers: from.jwt.iter().map(issuer_settings).collect(),
+        introspection: from.introspection.iter().map(introspection).collect(),
+        webhooks: from.webhooks.iter().map(webhook).collect(),
+        order: from.order.clone(),
+        deny_fingerprints: path(from.deny_fingerprints.as_ref()),
+    }
+}
+
+fn path(file: Option<&config::InputFile>) -> Option<PathBuf> {
+    file.map(|file| file.path.clone())
+}
+
+fn connection(from: &config::Connection) -> auth::Connection {
+    let identity = from.identity.as_ref();
+    auth::Connection {
+        ca: path(from.ca.as_ref()),
+        identity: identity.map(|(certificate, key)| (certificate.path.clone(), key.path.clone())),
+        timeout: from.timeout,
+    }
+}
+
+fn revocation(ca: &config::ClientCa) -> auth::Revocation {
+    auth::Revocation {
+        files: ca.crl.iter().map(|file| file.path.clone()).collect(),
+        urls: ca.crl_url.clone(),
+        tls_ca: path(ca.crl_tls_ca.as_ref()),
+        refresh: ca.crl_refresh,
+        grace: ca.crl_grace,
+    }
+}
+
+fn issuer_settings(issuer: &config::JwtIssuer) -> auth::IssuerSettings {
+    auth::IssuerSettings {
+        name: issuer.name.clone(),
+        issuer: issuer.issuer.clone(),
+        audience: issuer.audience.clone(),
+        algorithms: issuer
+            .algorithms
             .iter()
-            .map(|issuer| auth::IssuerSettings {
-                name: issuer.name.clone(),
-                issuer: issuer.issuer.clone(),
-                audience: issuer.audience.clone(),
-                algorithms: issuer
-                    .algorithms
-                    .iter()
-                    .map(|algorithm| {
-                        match algorithm {
-                            config::Algorithm::EdDsa => "EdDSA",
-                            config::Algorithm::Es256 => "ES256",
-                            config::Algorithm::Rs256 => "RS256",
-                        }
-                        .to_owned()
-                    })
-                    .collect(),
-                source: match &issuer.keys {
-                    config::JwtKeys::JwksFile(file) => auth::KeySource::JwksFile(file.path.clone()),
-                    config::JwtKeys::KeyFile(file) => auth::KeySource::KeyFile(file.path.clone()),
-                },
-                principal: issuer.principal_claim.clone(),
-                roles: Some(issuer.roles_claim.clone()),
-                allowed_roles: issuer.allowed_roles.clone(),
-                leeway: issuer.leeway,
-            })
+            .map(|&name| name.to_owned())
             .collect(),
+        source: match &issuer.keys {
+            config::JwtKeys::JwksFile(file) => auth::KeySource::JwksFile(file.path.clone()),
+            config::JwtKeys::KeyFile(file) => auth::KeySource::KeyFile(file.path.clone()),
+            config::JwtKeys::JwksUrl(from) => auth::KeySource::JwksUrl(auth::JwksUrl {
+                url: from.url.clone(),
+                connection: connection(&from.connection),
+                refresh: from.refresh,
+                stale: from.stale,
+            }),
+        },
+        principal: issuer.principal_claim.clone(),
+        roles: Some(issuer.roles_claim.clone()),
+        allowed_roles: issuer.allowed_roles.clone(),
+        leeway: issuer.leeway,
+        require_claims: issuer.require_claims.clone(),
+        one_connection_per_jti: issuer.one_connection_per_jti,
+    }
+}
+
+fn introspection(from: &config::Introspection) -> auth::IntrospectionSettings {
+    let client = from.client.as_ref();
+    auth::IntrospectionSettings {
+        name: from.name.clone(),
+        url: from.url.clone(),
+        client: client.map(|(id, secret)| (id.clone(), secret.path.clone())),
+        connection: connection(&from.connection),
+        username: from.username.clone(),
+        audience: from.audience.clone(),
+        principal: from.principal_claim.clone(),
+        roles: Some(from.roles_claim.clone()),
+        allowed_roles: from.allowed_roles.clone(),
+        require_claims: from.require_claims.clone(),
+        cache: from.cache,
+        lifetime: from.lifetime,
+        leeway: from.leeway,
+    }
+}
+
+fn webhook(from: &config::Webhook) -> auth::WebhookSettings {
+    auth::WebhookSettings {
+        name: from.name.clone(),
+        url: from.url.clone(),
+        secret_file: path(from.secret_file.as_ref()),
+        connection: connection(&from.connection),
+        passwords: from.passwords,
+        tokens: from.tokens,
+        allowed_roles: from.allowed_roles.clone(),
+        lifetime: from.lifetime,
     }
 }
 

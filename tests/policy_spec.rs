@@ -75,7 +75,11 @@ fn the_tutorial_does_what_it_says() {
             }
             _ if block.info == "console" => {
                 for (command, said) in commands(&block.text) {
-                    assert_eq!(run(directory.path(), command), said, "$ portcullis {command}");
+                    assert_eq!(
+                        run(directory.path(), command),
+                        said,
+                        "$ portcullis {command}"
+                    );
                     ran += 1;
                 }
             }

@@ -56,7 +56,7 @@ fn device(name: &str) -> Snapshot {
 
 fn decide(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
-    for size in [10, 200, 2_000, 20_000] {
+    for size in [10, 200, 2_000, 20_000, 100_000] {
         let grants = Acl::new(load(&rules(size))).grants(&device("device-7"));
         for (kind, topic) in [
             ("allowed", "devices/device-7/telemetry"),
@@ -69,6 +69,27 @@ fn decide(c: &mut Criterion) {
                 b.iter(|| grants.decide(Action::Publish, black_box(topic)));
             });
         }
+    }
+    group.finish();
+}
+
+/// Every question about another topic, as when a client never publishes to one twice: what a
+/// cache in front of this does not help.
+fn decide_uncached(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decide-rotating");
+    for size in [20_000, 100_000] {
+        let grants = Acl::new(load(&rules(size))).grants(&device("device-7"));
+        let topics: Vec<String> = (0..4096_u32)
+            .map(|n| format!("site-{}/line-{}/m-{n}/data/t", n % 97, n / 97))
+            .collect();
+        let topics: Vec<TopicName<'_>> = topics
+            .iter()
+            .map(|topic| TopicName::new(topic, TopicLimits::default()).unwrap())
+            .collect();
+        let mut next = topics.iter().cycle();
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| grants.decide(Action::Publish, black_box(*next.next().unwrap())));
+        });
     }
     group.finish();
 }
@@ -109,5 +130,12 @@ fn loading(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decide, subscribe, connect, loading);
+criterion_group!(
+    benches,
+    decide,
+    decide_uncached,
+    subscribe,
+    connect,
+    loading
+);
 criterion_main!(benches);

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{acl, described, filter, name, policy, who};
-use portcullis_acl::tools::{diff, effective, explain, expect, lint};
+use portcullis_acl::tools::{diff, effective, expect, explain, lint};
 use portcullis_acl::{Act, Effect, Policy, Source, Sources};
-use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Grants, Rule};
+use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Rule};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -46,7 +46,11 @@ fn a_condition_is_asked_of_the_client() {
         let decision = acl
             .grants(&vendor.snapshot().unwrap())
             .decide(Action::Publish, name(topic));
-        assert_eq!(decision.is_allowed(), allowed, "{address:?} {listener} {topic}");
+        assert_eq!(
+            decision.is_allowed(),
+            allowed,
+            "{address:?} {listener} {topic}"
+        );
     }
 }
 
@@ -59,13 +63,19 @@ fn a_condition_over_a_missing_fact_is_read_strictly() {
         acl.grants(&client.snapshot().unwrap())
             .decide(Action::Publish, name("open/x"))
     };
-    assert_eq!(decide(&client), Decision::Deny(Rule(5)), "no cert.ou at all");
+    assert_eq!(
+        decide(&client),
+        Decision::Deny(Rule(5)),
+        "no cert.ou at all"
+    );
     client.attributes.insert("cert.ou".into(), "er".into());
     assert_eq!(decide(&client), Decision::Deny(Rule(5)));
     client.attributes.insert("cert.ou".into(), "icu".into());
     assert!(decide(&client).is_allowed());
     let negated = common::acl("p, *, t, publish, allow, !(claim.x == 'y')");
-    let decision = negated.grants(&who("cert:a", "c", &[])).decide(Action::Publish, name("t"));
+    let decision = negated
+        .grants(&who("cert:a", "c", &[]))
+        .decide(Action::Publish, name("t"));
     assert_eq!(decision, Decision::Silent);
 }
 
@@ -124,20 +134,44 @@ fn clients_that_no_condition_tells_apart_share_their_grants() {
 #[test]
 fn a_wrong_condition_keeps_the_policy_out_with_its_line() {
     for (line, says) in [
-        ("p, *, t, publish, allow, listner == 'x'", "policy.csv:2: `listner` is not a word of conditions; did you mean `listener`?"),
-        ("p, *, t, publish, allow, max-qos == '1'", "policy.csv:2: `max-qos` is not supported yet"),
-        ("p, *, t, publish, allow, \"\"", "policy.csv:2: the condition is empty"),
-        ("p, *, t, publish, allow,", "policy.csv:2: the condition is empty"),
-        ("p, *, t, publish, allow, name in ['a', 'b']", "policy.csv:2: a p line has five columns, or six"),
-        ("p, *, t, publish, allow, name == \"x\"", "policy.csv:2: a quote stands inside a field"),
+        (
+            "p, *, t, publish, allow, listner == 'x'",
+            "policy.csv:2: `listner` is not a word of conditions; did you mean `listener`?",
+        ),
+        (
+            "p, *, t, publish, allow, max-qos == '1'",
+            "policy.csv:2: `max-qos` is not supported yet",
+        ),
+        (
+            "p, *, t, publish, allow, \"\"",
+            "policy.csv:2: the condition is empty",
+        ),
+        (
+            "p, *, t, publish, allow,",
+            "policy.csv:2: the condition is empty",
+        ),
+        (
+            "p, *, t, publish, allow, name in ['a', 'b']",
+            "policy.csv:2: a p line has five columns, or six",
+        ),
+        (
+            "p, *, t, publish, allow, name == \"x\"",
+            "policy.csv:2: a quote stands inside a field",
+        ),
     ] {
         let sources = Sources {
-            policies: vec![Source::new("policy.csv", format!("p, *, a, publish, allow\n{line}\n"))],
+            policies: vec![Source::new(
+                "policy.csv",
+                format!("p, *, a, publish, allow\n{line}\n"),
+            )],
             ..Sources::default()
         };
         let errors = Policy::load(&sources).unwrap_err();
         let said: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        assert!(said.iter().any(|error| error.starts_with(says)), "{line}: {said:?}");
+        assert!(
+            said.iter().any(|error| error.starts_with(says)),
+            "{line}: {said:?}"
+        );
     }
 }
 
@@ -163,7 +197,10 @@ fn explain_says_which_condition_keeps_a_line_out() {
         let closed = ask(Some(tuesday(20)), act, topic);
         assert!(!closed.allowed);
         let said = closed.to_string();
-        assert!(said.contains("would allow it, but its condition does not hold"), "{said}");
+        assert!(
+            said.contains("would allow it, but its condition does not hold"),
+            "{said}"
+        );
     }
     assert!(!ask(None, Act::Publish, "plant/x").allowed);
 }
@@ -196,7 +233,10 @@ allow = [\"publish vendor/x\"]
     assert!(report.passed(), "{report}");
     let broken = text.replace("2026-11-24T22:00:00Z", "tonight");
     let report = expect::check("t.toml", &broken, &policy);
-    assert!(report.to_string().contains("time is not an instant"), "{report}");
+    assert!(
+        report.to_string().contains("time is not an instant"),
+        "{report}"
+    );
 }
 
 /// A conditional deny may not count, so it makes nothing superfluous; an unconditional one does.
@@ -231,11 +271,17 @@ fn diff_says_when() {
     let bound = "p, role:x, t/#, publish, allow, listener == 'a'";
     assert_eq!(changes(plain, bound), "role:x loses publish t/#");
     assert_eq!(
-        changes("p, role:x, u, publish, allow", &format!("p, role:x, u, publish, allow\n{bound}")),
+        changes(
+            "p, role:x, u, publish, allow",
+            &format!("p, role:x, u, publish, allow\n{bound}")
+        ),
         "role:x gains publish t/#, when listener == 'a'"
     );
     assert_eq!(
-        changes(plain, &format!("{plain}\np, role:x, t/y, publish, deny, listener == 'a'")),
+        changes(
+            plain,
+            &format!("{plain}\np, role:x, t/y, publish, deny, listener == 'a'")
+        ),
         "role:x loses publish t/#, for example t/y, when listener == 'a'"
     );
     assert_eq!(changes(bound, bound), "");
@@ -260,7 +306,7 @@ fn line() -> impl Strategy<Value = String> {
     )
         .prop_map(|(subject, topic, act, effect, cond)| match cond {
             "" => format!("p, {subject}, {topic}, {act}, {effect}"),
-            _ => format!("p, {subject}, {topic}, {act}, {effect}, {cond}"),
+            _ => format!("p, {subject}, {topic}, {act}, {effect}, \"{cond}\""),
         })
 }
 

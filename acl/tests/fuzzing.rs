@@ -8,9 +8,13 @@ use portcullis_acl::fuzzing::{condition, cover_agrees_with_topics};
 use proptest::prelude::*;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../fuzz/corpus")
+        .join(target);
     let files = fs::read_dir(dir).unwrap();
-    files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
+    files
+        .map(|file| fs::read(file.unwrap().path()).unwrap())
+        .collect()
 }
 
 #[test]

@@ -17,7 +17,9 @@ fn draft(seen: &[(&str, Act, &str, bool)]) -> Draft {
 
 fn lines(draft: &Draft) -> Vec<&str> {
     let lines = draft.text.lines();
-    lines.filter(|line| line.starts_with("p,") || line.starts_with("g,")).collect()
+    lines
+        .filter(|line| line.starts_with("p,") || line.starts_with("g,"))
+        .collect()
 }
 
 #[test]
@@ -43,7 +45,11 @@ fn names_become_placeholders_where_two_clients_do_alike_and_equals_share_a_role(
             "p, user:anna, desk, share, allow",
         ]
     );
-    assert!(draft.text.contains("# granted 0, denied 3\n"), "{}", draft.text);
+    assert!(
+        draft.text.contains("# granted 0, denied 3\n"),
+        "{}",
+        draft.text
+    );
     assert!(draft.text.contains("review: a wildcard"), "{}", draft.text);
     assert_eq!(draft.check(), Ok(()));
     assert_eq!(draft.rules, 5);
@@ -55,7 +61,12 @@ fn what_a_policy_cannot_say_is_a_comment() {
         ("cert:a", Act::Publish, "t/{x}", true),
         ("cert:a", Act::Publish, "t/a,b", true),
         ("odd", Act::Publish, "t", true),
-        ("cert:\u{1}\np, *, #, publish, allow", Act::Publish, "t", true),
+        (
+            "cert:\u{1}\np, *, #, publish, allow",
+            Act::Publish,
+            "t",
+            true,
+        ),
         ("cert:a", Act::Publish, "x\np, *, #, publish, allow", true),
     ]);
     assert_eq!(lines(&draft), ["p, cert:a, \"t/a,b\", publish, allow"]);

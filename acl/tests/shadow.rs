@@ -6,14 +6,17 @@ mod common;
 
 use common::{acl, filter, name, policy, who};
 use portcullis_acl::{Act, MAX_DIFFERENCES};
-use portcullis_core::hook::{Action, Authorizer, Cover, Grants};
+use portcullis_core::hook::{Action, Authorizer, Cover};
 
-const ACTIVE: &str = "p, *, t/#, publish, allow\np, *, t/#, subscribe, allow\np, *, g, share, allow";
+const ACTIVE: &str =
+    "p, *, t/#, publish, allow\np, *, t/#, subscribe, allow\np, *, g, share, allow";
 
 #[test]
 fn a_candidate_never_changes_an_answer() {
     let acl = acl(ACTIVE);
-    acl.shadow(Some(policy("p, *, u/#, publish, allow\np, *, t/#, publish, deny").into()));
+    acl.shadow(Some(
+        policy("p, *, u/#, publish, allow\np, *, t/#, publish, deny").into(),
+    ));
     let grants = acl.grants(&who("cert:a", "c", &[]));
     assert!(grants.decide(Action::Publish, name("t/x")).is_allowed());
     assert!(!grants.decide(Action::Publish, name("u/x")).is_allowed());
@@ -25,8 +28,10 @@ fn a_candidate_never_changes_an_answer() {
 fn differences_are_counted_by_principal_action_and_rule() {
     let acl = acl(ACTIVE);
     acl.shadow(Some(
-        policy("p, *, u/#, publish, allow\np, *, t/#, publish, allow\np, *, t/secret, publish, deny\n\
-                p, *, t/+, subscribe, allow")
+        policy(
+            "p, *, u/#, publish, allow\np, *, t/#, publish, allow\np, *, t/secret, publish, deny\n\
+                p, *, t/+, subscribe, allow",
+        )
         .into(),
     ));
     for (principal, topic, times) in [
@@ -46,7 +51,15 @@ fn differences_are_counted_by_principal_action_and_rule() {
     let mut rows: Vec<_> = report
         .differences
         .iter()
-        .map(|d| (d.principal.as_str(), d.act, d.gains, d.example.as_str(), d.count))
+        .map(|d| {
+            (
+                d.principal.as_str(),
+                d.act,
+                d.gains,
+                d.example.as_str(),
+                d.count,
+            )
+        })
         .collect();
     rows.sort();
     assert_eq!(
@@ -85,10 +98,17 @@ fn promotion_puts_the_candidate_in_force_and_ends_the_count() {
     let new = candidate.hash().to_owned();
     let generation = acl.generation();
     acl.shadow(Some(candidate.into()));
-    assert_ne!(acl.generation(), generation, "who is connected is asked again");
+    assert_ne!(
+        acl.generation(),
+        generation,
+        "who is connected is asked again"
+    );
     assert_eq!(acl.policy().hash(), old);
     let before = acl.promote().unwrap();
-    assert_eq!((before.hash(), acl.policy().hash()), (old.as_str(), new.as_str()));
+    assert_eq!(
+        (before.hash(), acl.policy().hash()),
+        (old.as_str(), new.as_str())
+    );
     assert!(acl.differences().is_none());
     let grants = acl.grants(&who("cert:a", "c", &[]));
     assert!(grants.decide(Action::Publish, name("u/x")).is_allowed());

@@ -483,8 +483,7 @@ fn broken_ca_and_crl_files_are_errors_with_a_remedy() {
     }
     let missing = ClientTrust::load(
         &["/nowhere/ca.pem".into()],
-        &[],
-        std::time::Duration::ZERO,
+        &common::revocation(vec![]),
         day(0),
     );
     assert!(missing.err().unwrap().to_string().contains("no such file"));

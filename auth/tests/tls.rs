@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Ca, Leaf, at, client_params, day, file};
-use portcullis_auth::tls::{ClientAuth, Loaded, TlsSettings, client_certificate, explain, load};
+use portcullis_auth::tls::{
+    ClientAuth, Loaded, SniSettings, TlsSettings, client_certificate, explain, load,
+};
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _, SanType, SerialNumber,
 };
@@ -49,8 +51,8 @@ impl Setting {
             key: file(directory.path(), "server.key", &server.key_pem),
             client_ca: vec![file(directory.path(), "ca.pem", &ca.pem)],
             client_auth,
-            crl: vec![],
-            crl_grace: Duration::from_hours(24),
+            revocation: common::revocation(vec![]),
+            sni: vec![],
             alpn: vec![b"mqtt".to_vec()],
         };
         private(&settings.key);
@@ -121,8 +123,17 @@ fn handshake(
     server: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
 ) -> Result<(ServerConnection, ClientConnection), String> {
+    handshake_with("localhost", server, client)
+}
+
+/// The same for a client that asks for this name.
+fn handshake_with(
+    name: &'static str,
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> Result<(ServerConnection, ClientConnection), String> {
     let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
+    let name = ServerName::try_from(name).unwrap();
     let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
     for _ in 0..10 {
         let mut wire = Vec::new();
@@ -207,7 +218,7 @@ fn without_a_good_certificate_the_handshake_fails_and_the_reason_is_told_to_the_
 fn a_revoked_certificate_fails_in_the_handshake() {
     let mut setting = Setting::new(ClientAuth::Required);
     let crl = setting.ca.crl(&[5], 30);
-    setting.settings.crl = vec![file(setting.directory.path(), "ca.crl", crl)];
+    setting.settings.revocation.files = vec![file(setting.directory.path(), "ca.crl", crl)];
     let server = setting.server();
     assert_eq!(setting.load().trust.unwrap().revoked(), Some(1));
     for (serial, good) in [(5, false), (6, true)] {
@@ -309,7 +320,7 @@ fn each_broken_file_is_named_with_a_remedy() {
             ["early.pem", "not valid before"],
         ),
         (with(&|s| s.client_ca.clear()), ["client-auth", "client-ca"]),
-        (with(&|s| s.crl = vec![garbage.clone()]), ["garbage", "PEM"]),
+        (with(&|s| s.revocation.files = vec![garbage.clone()]), ["garbage", "PEM"]),
         (
             with(&|s| s.client_ca = vec![directory.to_owned()]),
             ["directory", "name a file"],
@@ -344,4 +355,56 @@ fn the_days_that_are_left_can_be_asked() {
     // The parameters are what the certificates were made from.
     assert_eq!(client_params("x").not_after, at(365));
     assert!(!KeyPair::generate().unwrap().der_bytes().is_empty());
+}
+
+#[test]
+fn each_name_shows_its_own_certificate_and_others_the_listeners() {
+    let mut setting = Setting::new(ClientAuth::None);
+    let named = |name: &str| {
+        server(&setting.ca, |params| {
+            params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        })
+    };
+    let (one, any) = (named("one.example"), named("*.any.example"));
+    let sni = |leaf: &Leaf, name: &str, file_name: &str| {
+        let path = |ending| format!("{file_name}.{ending}");
+        let sni = SniSettings {
+            names: vec![name.to_owned()],
+            certificate: file(setting.directory.path(), &path("pem"), &leaf.pem),
+            key: file(setting.directory.path(), &path("key"), &leaf.key_pem),
+        };
+        private(&sni.key);
+        sni
+    };
+    setting.settings.sni = vec![
+        sni(&one, "One.example", "one"),
+        sni(&any, "*.any.example", "any"),
+    ];
+    let own = std::fs::read(&setting.settings.certificate).unwrap();
+    let own = CertificateDer::from_pem_slice(&own).unwrap();
+    let server = setting.server();
+    for version in VERSIONS {
+        let client = Arc::new(setting.client(None, version));
+        for (name, expected) in [
+            ("one.example", &*one.der),
+            ("ONE.example", &*one.der),
+            ("x.any.example", &*any.der),
+            ("localhost", own.as_ref()),
+        ] {
+            let (_, client) = handshake_with(name, &server, &client).unwrap();
+            assert_eq!(client.peer_certificates().unwrap()[0].as_ref(), expected, "{name}");
+        }
+        // A wildcard is one label; the listener's own does not fit, and the client says so.
+        for name in ["x.y.any.example", "any.example", "other.example"] {
+            assert!(handshake_with(name, &server, &client).is_err(), "{name}");
+        }
+    }
+    for broken in ["", "a b", "127.0.0.1", "a.*.b", "*", "a."] {
+        setting.settings.sni[0].names = vec![broken.to_owned()];
+        let error = load(&setting.settings, day(0)).err().unwrap().to_string();
+        assert!(error.contains("no host name"), "{broken:?}: {error}");
+    }
+    setting.settings.sni[0].names = vec!["*.ANY.example".to_owned()];
+    let error = load(&setting.settings, day(0)).err().unwrap().to_string();
+    assert!(error.contains("twice"), "{error}");
 }

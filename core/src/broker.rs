@@ -28,6 +28,7 @@ use crate::guard::Subject;
 use crate::hook::{Admission, Authenticator, Authorizer, Event, Modules, Observer, Snapshot};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::sys::Sys;
 use crate::wire::{ReasonCode, Version};
 
 /// How often deadlines of sessions and changes of policy are looked at.
@@ -157,10 +158,12 @@ impl Builder {
             listeners.push((Arc::clone(&listener.shared), listener.address));
             tasks.push(tokio::spawn(listener.accept(Arc::clone(&gate))));
         }
-        tasks.push(tokio::spawn(tend(Arc::clone(&engine), bus, stopping)));
+        let system = Subject::system("sys", &engine.modules);
+        let sys = Sys::new(Arc::clone(&system), Now::read());
+        tasks.push(tokio::spawn(tend(Arc::clone(&engine), bus, sys, stopping)));
         engine.modules.observe(&Event::Started, Now::read());
         Ok(Broker {
-            system: Subject::system("sys", &engine.modules),
+            system,
             engine,
             listeners,
             stop,
@@ -170,7 +173,12 @@ impl Builder {
 }
 
 /// Does what the clock says until the broker stops.
-async fn tend(engine: Arc<Engine>, bus: Arc<dyn Bus>, mut stopping: watch::Receiver<bool>) {
+async fn tend(
+    engine: Arc<Engine>,
+    bus: Arc<dyn Bus>,
+    mut sys: Sys,
+    mut stopping: watch::Receiver<bool>,
+) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for count in 0u64.. {
@@ -180,6 +188,7 @@ async fn tend(engine: Arc<Engine>, bus: Arc<dyn Bus>, mut stopping: watch::Recei
         }
         let now = Now::read();
         engine.tick(now);
+        sys.tend(&engine, now);
         if count.is_multiple_of(5) {
             bus.tend(now);
         }

@@ -4,6 +4,7 @@
 //! broker calls them. The targets are in `fuzz/`, one call each.
 
 mod packets;
+mod sequence;
 
 use crate::gate::WebSocketRules;
 use crate::gate::proxy::{MAX_V1, MAX_V2, Progress, parse};
@@ -16,7 +17,9 @@ use crate::wire::{
     encode_message_properties, split_frame,
 };
 
-use packets::Material;
+use packets::{Choices, Material};
+
+pub use sequence::sequence;
 
 /// Small limits: a fuzzer reaches both sides of each.
 const SMALL: Limits = Limits {

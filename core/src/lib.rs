@@ -25,6 +25,7 @@ pub mod secret;
 pub mod settings;
 #[cfg(test)]
 mod sim;
+mod sys;
 pub mod store;
 pub mod ticket;
 pub mod topic;

@@ -39,6 +39,8 @@ pub struct Mqtt {
     pub session_expiry_max: Duration,
     /// Inbound topic aliases of a connection.
     pub topic_alias_max: u16,
+    /// How often the broker publishes what changed below `$SYS/broker`.
+    pub sys_interval: Duration,
     /// Length and depth of topics.
     pub topic: TopicLimits,
     /// User properties in one packet.
@@ -134,6 +136,7 @@ impl Default for Settings {
                 keep_alive_max: Duration::from_mins(20),
                 session_expiry_max: Duration::from_hours(7 * 24),
                 topic_alias_max: 32,
+                sys_interval: Duration::from_secs(10),
                 topic: TopicLimits::default(),
                 user_properties: 64,
                 user_property_bytes: 16 << 10,

@@ -12,6 +12,7 @@ mod flows;
 mod rules;
 mod sessions;
 mod shared;
+mod sys;
 
 use std::collections::HashMap;
 use std::num::{NonZeroU16, NonZeroU32};

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
+use portcullis_auth::{ClaimCondition, Link};
+
 use super::InputFile;
 use super::problem::Position;
+use super::remote::{
+    Introspection, JwksUrl, Webhook, protected_url, read_conditions, read_connection,
+    read_introspection, read_jwks_times, read_webhook,
+};
 use super::section::{Placed, Section};
 
 /// `[auth]`: who is it?
@@ -22,12 +28,45 @@ pub struct Auth {
     pub certificate_name: CertificateName,
     /// `[[auth.jwt]]`: the token issuers. With more than one the principal is `jwt:ISSUER/NAME`.
     pub jwt: Vec<JwtIssuer>,
+    /// `[[auth.introspection]]`: OAuth 2.0 servers that are asked.
+    pub introspection: Vec<Introspection>,
+    /// `[[auth.webhook]]`: HTTP services that are asked.
+    pub webhooks: Vec<Webhook>,
+    /// Who is asked first, as the file has it.
+    pub order: Vec<Link>,
+    /// Certificates that are refused.
+    pub deny_fingerprints: Option<InputFile>,
 }
 
 impl Auth {
     pub(super) fn input_files(&self) -> impl Iterator<Item = &InputFile> {
-        let keys = self.jwt.iter().map(|issuer| issuer.keys.file());
-        self.password_file.iter().chain(keys)
+        let keys = self.jwt.iter().flat_map(|issuer| issuer.keys.files());
+        let introspection = self.introspection.iter().flat_map(|server| {
+            let secret = server.client.iter().map(|(_, file)| file);
+            secret.chain(server.connection.input_files())
+        });
+        let webhooks = self.webhooks.iter().flat_map(|webhook| {
+            let secret = webhook.secret_file.iter();
+            secret.chain(webhook.connection.input_files())
+        });
+        self.password_file
+            .iter()
+            .chain(&self.deny_fingerprints)
+            .chain(keys)
+            .chain(introspection)
+            .chain(webhooks)
+    }
+
+    /// Whether somebody may judge tokens.
+    pub(super) fn judges_tokens(&self) -> bool {
+        let webhook = self.webhooks.iter().any(|webhook| webhook.tokens);
+        webhook || !self.jwt.is_empty() || !self.introspection.is_empty()
+    }
+
+    /// Whether somebody may judge passwords.
+    pub(super) fn judges_passwords(&self) -> bool {
+        let webhook = self.webhooks.iter().any(|webhook| webhook.passwords);
+        webhook || self.password_file.is_some()
     }
 }
 
@@ -76,8 +115,8 @@ pub struct JwtIssuer {
     pub issuer: String,
     /// The claim `aud` must have one of these; at least one.
     pub audience: Vec<String>,
-    /// Algorithms that are accepted; at least one.
-    pub algorithms: Vec<Algorithm>,
+    /// Algorithms that are accepted, by their names in RFC 7518; at least one. HS stands alone.
+    pub algorithms: Vec<&'static str>,
     /// Where the keys are.
     pub keys: JwtKeys,
     /// The claim that names the principal.
@@ -88,19 +127,12 @@ pub struct JwtIssuer {
     pub allowed_roles: Option<Vec<String>>,
     /// How much the clocks may differ.
     pub leeway: Duration,
+    /// What else has to be claimed.
+    pub require_claims: Vec<ClaimCondition>,
+    /// Whether a token with the `jti` of a live connection ends that one.
+    pub one_connection_per_jti: bool,
     /// Where the section begins.
     pub at: Position,
-}
-
-/// A signature algorithm for tokens (RFC 7518, RFC 8037).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Algorithm {
-    /// Ed25519.
-    EdDsa,
-    /// ECDSA over P-256.
-    Es256,
-    /// RSA PKCS#1 v1.5 with SHA-256.
-    Rs256,
 }
 
 /// The public keys of an issuer.
@@ -108,22 +140,23 @@ pub enum Algorithm {
 pub enum JwtKeys {
     /// `jwks-file`: a JSON Web Key Set.
     JwksFile(InputFile),
-    /// `key-file`: one public key, PEM.
+    /// `key-file`: public keys, PEM; for HS algorithms the secret.
     KeyFile(InputFile),
+    /// `jwks-url`: a JSON Web Key Set that is fetched.
+    JwksUrl(JwksUrl),
 }
 
 impl JwtKeys {
-    /// The file that has the keys.
-    #[must_use]
-    pub fn file(&self) -> &InputFile {
+    fn files(&self) -> Vec<&InputFile> {
         match self {
-            Self::JwksFile(file) | Self::KeyFile(file) => file,
+            Self::JwksFile(file) | Self::KeyFile(file) => vec![file],
+            Self::JwksUrl(url) => url.connection.input_files().collect(),
         }
     }
 }
 
 /// Names and claims longer than this are nobody's.
-const MAX_NAME: usize = 128;
+const MAX_NAME: usize = 64;
 
 pub(super) fn read(section: &mut Section<'_>) -> Auth {
     let anonymous = section.flag("anonymous", false).value;
@@ -148,20 +181,31 @@ pub(super) fn read(section: &mut Section<'_>) -> Auth {
         CertificateName::CommonName,
     );
     certificate.finish();
+    let deny_fingerprints = section.file("deny-fingerprints", "denied.txt");
     let issuers = section.tables("jwt", "[[auth.jwt]]");
-    let several = issuers.len() > 1;
-    let has_issuer = !issuers.is_empty();
+    let servers = section.tables("introspection", "[[auth.introspection]]");
+    let mut webhook_sections: Vec<_> = section
+        .tables("webhook", "[[auth.webhook]]")
+        .into_iter()
+        .map(|mut webhook| {
+            let credentials = webhook.list("credentials", "password");
+            (webhook, credentials)
+        })
+        .collect();
+    let token_hooks = webhook_sections.iter().filter(|(_, credentials)| {
+        let mut words = credentials.iter().flatten();
+        words.any(|word| word.value == "token")
+    });
+    let sources = issuers.len() + servers.len() + token_hooks.count();
+    let (several, has_tokens) = (sources > 1, sources > 0);
+    let mut order = Order::default();
+    if let (Some(_), Some(at)) = (&password_file, section.place("password-file")) {
+        order.add(at, Link::Passwords);
+    }
     let mut jwt: Vec<JwtIssuer> = Vec::with_capacity(issuers.len());
     for mut issuer in issuers {
-        let read = read_issuer(&mut issuer, several);
-        if let Some(read) = read {
-            if jwt.iter().any(|other| other.name == read.name) {
-                issuer.source().error(
-                    issuer.place("name").unwrap_or(read.at),
-                    format_args!("two issuers are named {:?}", read.name),
-                    "give each a name of its own",
-                );
-            }
+        if let Some(read) = read_issuer(&mut issuer, several) {
+            order.named(&issuer, &read.name, read.at, Link::Issuer(jwt.len()));
             if jwt.iter().any(|other| other.issuer == read.issuer) {
                 issuer.source().error(
                     issuer.place("issuer").unwrap_or(read.at),
@@ -173,15 +217,72 @@ pub(super) fn read(section: &mut Section<'_>) -> Auth {
         }
         issuer.finish();
     }
+    let mut introspection: Vec<Introspection> = Vec::with_capacity(servers.len());
+    for mut server in servers {
+        if let Some(read) = read_introspection(&mut server, several) {
+            let link = Link::Introspection(introspection.len());
+            order.named(&server, &read.name, read.at, link);
+            introspection.push(read);
+        }
+        server.finish();
+    }
+    let mut webhooks: Vec<Webhook> = Vec::with_capacity(webhook_sections.len());
+    for (mut webhook, credentials) in webhook_sections.drain(..) {
+        if let Some(read) = read_webhook(&mut webhook, credentials, several) {
+            order.named(&webhook, &read.name, read.at, Link::Webhook(webhooks.len()));
+            webhooks.push(read);
+        }
+        webhook.finish();
+    }
     Auth {
         anonymous,
         password_file,
         require: require.map_or(Require::One, |list| {
-            read_require(section, &list, has_issuer)
+            read_require(section, &list, has_tokens)
         }),
         client_id,
         certificate_name,
         jwt,
+        introspection,
+        webhooks,
+        order: order.links(),
+        deny_fingerprints,
+    }
+}
+
+/// The places of those who may own a credential: the order in the file is the order of asking.
+#[derive(Default)]
+struct Order {
+    links: Vec<(Position, Link)>,
+    names: Vec<String>,
+}
+
+impl Order {
+    fn add(&mut self, at: Position, link: Link) {
+        self.links.push((at, link));
+    }
+
+    /// Adds one with a name, which becomes a part of principals and must be its own.
+    fn named(&mut self, section: &Section<'_>, name: &str, at: Position, link: Link) {
+        if self.names.iter().any(|other| other == name) {
+            section.source().error(
+                section.place("name").unwrap_or(at),
+                format_args!("two issuers are named {name:?}"),
+                "give each a name of its own",
+            );
+        }
+        if !matches!(link, Link::Issuer(_)) {
+            let value = name;
+            let at = section.place("name").unwrap_or(at);
+            check_name(section, Placed { value, at });
+        }
+        self.names.push(name.to_owned());
+        self.add(at, link);
+    }
+
+    fn links(mut self) -> Vec<Link> {
+        self.links.sort_by_key(|(at, _)| (at.line, at.column));
+        self.links.into_iter().map(|(_, link)| link).collect()
     }
 }
 
@@ -229,6 +330,8 @@ fn read_issuer(section: &mut Section<'_>, several: bool) -> Option<JwtIssuer> {
     let principal_claim = read_claim(section, "principal", "sub");
     let roles_claim = read_claim(section, "roles", "roles");
     let allowed_roles = read_allowed_roles(section, several);
+    let require_claims = read_conditions(section);
+    let once = section.flag("one-connection-per-jti", false);
     let leeway = section.duration(
         "leeway",
         Duration::from_secs(10),
@@ -244,6 +347,8 @@ fn read_issuer(section: &mut Section<'_>, several: bool) -> Option<JwtIssuer> {
         roles_claim,
         allowed_roles,
         leeway,
+        require_claims,
+        one_connection_per_jti: once.value,
         at: section.at(),
     })
 }
@@ -251,11 +356,11 @@ fn read_issuer(section: &mut Section<'_>, several: bool) -> Option<JwtIssuer> {
 /// The name becomes a part of principals: `jwt:NAME/...` must be read in one way only.
 fn check_name(section: &Section<'_>, name: Placed<&str>) {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.value.len() > MAX_NAME || !name.value.chars().all(fits) {
+    if name.value.len() > MAX_NAME || name.value.is_empty() || !name.value.chars().all(fits) {
         section.source().error(
             name.at,
-            format_args!("name in [[auth.jwt]] is {:?}", name.value),
-            "write letters, digits, hyphens, underscores and dots, at most 128",
+            format_args!("name in {} is {:?}", section.title(), name.value),
+            "write letters, digits, hyphens, underscores and dots, at most 64",
         );
     }
 }
@@ -265,69 +370,81 @@ fn read_audience(section: &mut Section<'_>) -> Option<Vec<String>> {
     Some(list.iter().map(|name| name.value.to_owned()).collect())
 }
 
-fn read_algorithms(section: &mut Section<'_>) -> Option<Vec<Algorithm>> {
-    const LATER: [&str; 9] = [
-        "ES384", "RS384", "RS512", "PS256", "PS384", "PS512", "HS256", "HS384", "HS512",
+fn read_algorithms(section: &mut Section<'_>) -> Option<Vec<&'static str>> {
+    const KNOWN: [&str; 12] = [
+        "EdDSA", "ES256", "ES384", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "HS256",
+        "HS384", "HS512",
     ];
-    const REMEDY: &str = "write one or more of \"EdDSA\", \"ES256\" and \"RS256\"";
+    const REMEDY: &str = "write one or more of \"EdDSA\", \"ES256\", \"ES384\", \"RS256\" and \"PS256\" (or RS, \
+                          PS with 384 or 512), or HS256, HS384, HS512 with a key-file";
     let list = required_list(section, "algorithms", "ES256")?;
     let mut algorithms = Vec::with_capacity(list.len());
     for Placed { value, at } in list {
-        let algorithm = match value {
-            "EdDSA" => Algorithm::EdDsa,
-            "ES256" => Algorithm::Es256,
-            "RS256" => Algorithm::Rs256,
-            later if LATER.contains(&later) => {
-                let what = format_args!("algorithm {later:?} in [[auth.jwt]]");
-                section.source().unsupported(at, what, REMEDY);
-                continue;
-            }
-            other => {
-                let message = format_args!("algorithm {other:?} in [[auth.jwt]] is unknown");
-                section.source().error(at, message, REMEDY);
-                continue;
-            }
+        let Some(algorithm) = KNOWN.into_iter().find(|known| *known == value) else {
+            let message = format_args!("algorithm {value:?} in [[auth.jwt]] is unknown");
+            section.source().error(at, message, REMEDY);
+            continue;
         };
         if !algorithms.contains(&algorithm) {
             algorithms.push(algorithm);
         }
+    }
+    let secrets = algorithms.iter().filter(|name| name.starts_with("HS")).count();
+    if secrets != 0 && secrets != algorithms.len() {
+        section.source().error(
+            section.place("algorithms").unwrap_or(section.at()),
+            "algorithms in [[auth.jwt]] mixes HS with others",
+            "use two issuers: a public key must never pass for a secret",
+        );
     }
     Some(algorithms)
 }
 
 /// Exactly one source of keys.
 fn read_keys(section: &mut Section<'_>) -> Option<JwtKeys> {
-    const ONE: &str = "write exactly one of jwks-file and key-file";
-    let url = section.text("jwks-url", "https://id.example/jwks.json");
+    const ONE: &str = "write exactly one of jwks-url, jwks-file and key-file";
+    let url_text = section.text("jwks-url", "https://id.example/jwks.json");
+    let url = url_text.and_then(|url| protected_url(section, "jwks-url", url));
+    let connection = read_connection(section);
+    let (refresh, stale) = read_jwks_times(section);
+    if section.place("jwks-url").is_none() {
+        for key in ["tls-ca", "tls-certificate", "tls-key", "timeout", "jwks-refresh", "jwks-stale"] {
+            if let Some(at) = section.place(key) {
+                section.source().error(
+                    at,
+                    format_args!("{key} in [[auth.jwt]] without jwks-url"),
+                    "leave it out, or write jwks-url",
+                );
+            }
+        }
+    }
+    let url = url.map(|url| {
+        JwtKeys::JwksUrl(JwksUrl {
+            url,
+            connection,
+            refresh,
+            stale,
+        })
+    });
     let jwks = section
         .file("jwks-file", "jwks.json")
         .map(JwtKeys::JwksFile);
     let key = section.file("key-file", "issuer.pub").map(JwtKeys::KeyFile);
-    let source = section.source();
-    if let Some(url) = url {
-        source.unsupported(
-            url.at,
-            "jwks-url in [[auth.jwt]]",
-            "use jwks-file or key-file",
-        );
-        return None;
-    }
-    match (jwks, key) {
-        (Some(keys), None) | (None, Some(keys)) => Some(keys),
-        (Some(_), Some(second)) => {
-            let message = "[[auth.jwt]] has jwks-file and key-file";
-            source.error(second.file().at, message, ONE);
-            None
-        }
-        (None, None) => {
-            let named = |key| section.place(key).is_some();
-            // A key that is there and wrong was reported already.
-            if !named("jwks-url") && !named("jwks-file") && !named("key-file") {
-                source.error(section.at(), "[[auth.jwt]] has no keys", ONE);
-            }
-            None
+    let keys = ["jwks-url", "jwks-file", "key-file"];
+    let named: Vec<_> = keys
+        .into_iter()
+        .filter_map(|key| Some((key, section.place(key)?)))
+        .collect();
+    match named.as_slice() {
+        [] => section.source().error(section.at(), "[[auth.jwt]] has no keys", ONE),
+        [_] => {}
+        [(first, _), (second, at), ..] => {
+            let message = format_args!("[[auth.jwt]] has {first} and {second}");
+            section.source().error(*at, message, ONE);
         }
     }
+    // One that is there and wrong was reported already.
+    url.or(jwks).or(key)
 }
 
 fn read_claim(section: &mut Section<'_>, key: &'static str, default: &'static str) -> String {
@@ -335,7 +452,7 @@ fn read_claim(section: &mut Section<'_>, key: &'static str, default: &'static st
     claim.map_or(default, |claim| claim.value).to_owned()
 }
 
-fn read_allowed_roles(section: &mut Section<'_>, several: bool) -> Option<Vec<String>> {
+pub(super) fn read_allowed_roles(section: &mut Section<'_>, several: bool) -> Option<Vec<String>> {
     let list = section.list("allowed-roles", "nurse");
     if several && list.is_none() && section.place("allowed-roles").is_none() {
         section.missing(
@@ -349,7 +466,7 @@ fn read_allowed_roles(section: &mut Section<'_>, several: bool) -> Option<Vec<St
         if role.value.contains(odd) {
             section.source().error(
                 role.at,
-                format_args!("allowed-roles in [[auth.jwt]] has {:?}", role.value),
+                format_args!("allowed-roles in {} has {:?}", section.title(), role.value),
                 "write the plain role name, without prefix, comma or control character",
             );
         }

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_auth::Url;
+
 use portcullis_core::gate::{Prefix, PrefixError, WebSocketRules};
 
 use super::identity::{Auth, Require};
 use super::problem::Position;
 use super::section::{Placed, Section, Source};
+use super::remote::any_url;
 use super::units::MAX_DURATION;
 use super::{InputFile, is_loopback};
 
@@ -46,10 +49,16 @@ impl Listener {
     pub(super) fn input_files(&self) -> impl Iterator<Item = &InputFile> {
         let client_ca = self.tls().and_then(|tls| tls.client_auth.ca());
         let client_ca = client_ca.into_iter();
-        let client = client_ca.flat_map(|client| std::iter::once(&client.ca).chain(&client.crl));
+        let client = client_ca.flat_map(|client| {
+            let lists = client.crl.iter().chain(&client.crl_tls_ca);
+            std::iter::once(&client.ca).chain(lists)
+        });
         let server = self.tls().into_iter();
         server
-            .flat_map(|tls| [&tls.certificate, &tls.key])
+            .flat_map(|tls| {
+                let sni = tls.sni.iter().flat_map(|sni| [&sni.certificate, &sni.key]);
+                [&tls.certificate, &tls.key].into_iter().chain(sni)
+            })
             .chain(client)
     }
 }
@@ -101,6 +110,19 @@ pub struct Tls {
     pub key: InputFile,
     /// Whether clients show certificates.
     pub client_auth: ClientAuth,
+    /// `[[listener.tls.sni]]`: certificates for some of the server's names.
+    pub sni: Vec<Sni>,
+}
+
+/// `[[listener.tls.sni]]`: what clients see that ask for one of these names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sni {
+    /// Host names; `*.example` stands for one more label.
+    pub names: Vec<String>,
+    /// The chain, PEM.
+    pub certificate: InputFile,
+    /// Its private key, PEM.
+    pub key: InputFile,
 }
 
 /// `[listener.tls] client-auth`.
@@ -134,6 +156,12 @@ pub struct ClientCa {
     pub crl: Vec<InputFile>,
     /// How long a list counts after its `nextUpdate`.
     pub crl_grace: Duration,
+    /// Addresses of revocation lists, which count as `crl` does.
+    pub crl_url: Vec<Url>,
+    /// How often they are asked.
+    pub crl_refresh: Duration,
+    /// The CAs of their servers; `None`: those of the system.
+    pub crl_tls_ca: Option<InputFile>,
 }
 
 /// A kind of credential that a listener looks at.
@@ -307,8 +335,7 @@ fn read_bind(source: &Source<'_>, bind: Placed<&str>) -> Option<Placed<Bind>> {
 }
 
 fn read_transport(section: &mut Section<'_>) -> Transport {
-    let websocket =
-        section.optional_choice("transport", &[("tcp", false), ("websocket", true)]);
+    let websocket = section.optional_choice("transport", &[("tcp", false), ("websocket", true)]);
     let path = section.text("path", "/mqtt");
     let origins = section.list("origins", "https://app.example");
     let source = section.source();
@@ -461,6 +488,22 @@ fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
     );
     let crl = section.files("crl", "ca.crl");
     let crl_grace = section.duration("crl-grace", GRACE, (Duration::from_millis(1), MAX_DURATION));
+    let crl_refresh = section.duration(
+        "crl-refresh",
+        Duration::from_hours(1),
+        (Duration::from_mins(1), MAX_DURATION),
+    );
+    let crl_tls_ca = section.file("crl-tls-ca", "ca.pem");
+    let crl_url = section.list("crl-url", "http://ca.example/ca.crl").unwrap_or_default();
+    let crl_url: Vec<Url> = crl_url
+        .into_iter()
+        .filter_map(|url| any_url(section, "crl-url", url))
+        .collect();
+    let sni = section
+        .tables("sni", "[[listener.tls.sni]]")
+        .into_iter()
+        .filter_map(read_sni)
+        .collect();
     let source = section.source();
     if crl.as_ref().is_some_and(Vec::is_empty) {
         source.error(
@@ -471,17 +514,22 @@ fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
     }
     // A client-ca that is there and wrong was reported already.
     let ca_named = section.place("client-ca").is_some();
-    if crl.is_some() && !ca_named {
-        source.error(
-            section.place("crl").unwrap_or(section.at()),
-            "crl in [listener.tls] without client-ca",
-            "add client-ca = \"ca.pem\", the CA that signs the list",
-        );
+    for key in ["crl", "crl-url"] {
+        if let Some(at) = section.place(key).filter(|_| !ca_named) {
+            source.error(
+                at,
+                format_args!("{key} in [listener.tls] without client-ca"),
+                "add client-ca = \"ca.pem\", the CA that signs the list",
+            );
+        }
     }
     let client_ca = ca.map(|ca| ClientCa {
         ca,
         crl: crl.unwrap_or_default(),
         crl_grace,
+        crl_url,
+        crl_refresh,
+        crl_tls_ca,
     });
     let client_auth = match (client_ca, client_auth) {
         (Some(ca), None) => ClientAuth::Required(ca),
@@ -514,6 +562,22 @@ fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
         certificate: certificate?,
         key: key?,
         client_auth,
+        sni,
+    })
+}
+
+fn read_sni(mut section: Section<'_>) -> Option<Sni> {
+    let names = section.list("names", "broker.example");
+    let certificate = section.required_file("certificate", "broker.pem");
+    let key = section.required_file("key", "broker.key");
+    if names.as_ref().is_none_or(Vec::is_empty) {
+        section.missing("names", "names = [\"broker.example\"]");
+    }
+    section.finish();
+    Some(Sni {
+        names: names?.iter().map(|name| name.value.to_owned()).collect(),
+        certificate: certificate?,
+        key: key?,
     })
 }
 
@@ -571,8 +635,8 @@ fn lacking(method: Method, security: &Security, auth: &Auth) -> Option<&'static 
     };
     let (there, remedy) = match method {
         Method::Certificate => (client_ca.is_some(), "add client-ca to its [listener.tls]"),
-        Method::Jwt => (!auth.jwt.is_empty(), "add a section [[auth.jwt]]"),
-        Method::Password => (auth.password_file.is_some(), "add password-file to [auth]"),
+        Method::Jwt => (auth.judges_tokens(), "add a section [[auth.jwt]]"),
+        Method::Password => (auth.judges_passwords(), "add password-file to [auth]"),
         Method::Anonymous => (auth.anonymous, "add anonymous = true to [auth]"),
     };
     (!there).then_some(remedy)

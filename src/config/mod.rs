@@ -20,6 +20,7 @@ mod identity;
 mod limits;
 mod listener;
 mod problem;
+mod remote;
 mod section;
 pub mod units;
 
@@ -31,10 +32,11 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-pub use identity::{Algorithm, Auth, CertificateName, ClientIdRule, JwtIssuer, JwtKeys, Require};
+pub use identity::{Auth, CertificateName, ClientIdRule, JwtIssuer, JwtKeys, Require};
 pub use limits::{Limits, Mqtt};
-pub use listener::{Bind, ClientAuth, ClientCa, Listener, Method, Security, Tls, Transport};
+pub use listener::{Bind, ClientAuth, ClientCa, Listener, Method, Security, Sni, Tls, Transport};
 pub use problem::{Position, Problem, Problems};
+pub use remote::{Connection, Introspection, JwksUrl, Webhook};
 pub use units::{ByteRate, Rate};
 
 use section::{Placed, Section, Source};

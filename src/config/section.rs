@@ -129,6 +129,11 @@ impl<'a> Section<'a> {
         self.at
     }
 
+    /// Its header, as the file has it.
+    pub(super) fn title(&self) -> &'static str {
+        self.title
+    }
+
     /// The collector of problems.
     pub(super) fn source(&self) -> &'a Source<'a> {
         self.source

@@ -77,18 +77,6 @@ const BAD: &[Bad] = &[
         says: &["portcullis.toml:", "allow-remote-plaintext"],
     },
     Bad {
-        what: "a feature of a later version",
-        make: |setup| {
-            rewrite(setup, |setup| {
-                setup.listeners = setup.listeners.replace(
-                    "plaintext = true\n",
-                    "plaintext = true\ntransport = \"websocket\"\n",
-                );
-            });
-        },
-        says: &["portcullis.toml:", "websocket", "not supported yet"],
-    },
-    Bad {
         what: "no policy",
         make: |setup| rewrite(setup, |setup| setup.acl.clear()),
         says: &["portcullis.toml", "policy"],

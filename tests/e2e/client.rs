@@ -67,7 +67,7 @@ impl Broker {
             version,
             id: id.to_owned(),
             listener: "main",
-            ca: self.setup.path("pki/ca.pem"),
+            ca: self.setup.path("trusted.pem"),
             certificate: None,
             login: None,
             session: None,
@@ -453,10 +453,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn ended(&mut self) -> Option<u8> {
         self.find("end of the connection", |seen| match seen {
-            Seen::Ended { code, text } => {
-                eprintln!("ended: {text}");
-                Some(*code)
-            }
+            Seen::Ended { code, .. } => Some(*code),
             _ => None,
         })
     }

@@ -66,6 +66,9 @@ impl Setup {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         copy(template().path(), directory.path());
+        // What clients trust, whatever becomes of the broker's own file.
+        let ca = directory.path().join("pki/ca.pem");
+        fs::copy(ca, directory.path().join("trusted.pem")).unwrap();
         Self {
             directory,
             listeners: "\

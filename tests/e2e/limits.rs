@@ -64,11 +64,11 @@ fn rule_9_the_rate_of_connections_of_an_address_is_bounded() {
 fn rule_9_guessing_is_slowed() {
     let broker = Broker::start(|setup| {
         setup.limits =
-            "connect-rate-per-ip = \"1000/s\"\nauth-failures-per-ip = \"6/min\"\n".to_owned();
+            "connect-rate-per-ip = \"1000/s\"\nauth-failures-per-ip = \"2/min\"\n".to_owned();
         setup.more += ADMIN;
     });
     let mut good = broker.device(V5, "device-1");
-    // A burst of one, then delays, then refusals; the code tells a guesser nothing.
+    // A burst of two, then delays, then refusals; the code tells a guesser nothing.
     for _ in 0..4 {
         let guess = broker.dial(V5, "guess").login(("anna", "guess")).local();
         assert!(matches!(guess.dial(), Dialed::Refused(_)));

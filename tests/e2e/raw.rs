@@ -37,7 +37,7 @@ impl Broker {
             let file = |ending| self.setup.path(&format!("pki/{name}.{ending}"));
             (file("pem"), file("key"))
         });
-        let config = self.tls(&self.setup.path("pki/ca.pem"), certificate.as_ref());
+        let config = self.tls(&self.setup.path("trusted.pem"), certificate.as_ref());
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
         StreamOwned::new(connection, self.tcp("main"))

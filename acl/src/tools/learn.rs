@@ -97,20 +97,20 @@ fn split(one: &Observed) -> Vec<Result<Right, String>> {
         }
         Ok((act, topic.to_owned()))
     };
-    if Who {
+    let who = Who {
         principal: one.principal.clone(),
         ..Who::default()
-    }
-    .snapshot()
-    .is_err()
-        || one.principal.contains('"')
-    {
+    };
+    if who.snapshot().is_err() || one.principal.contains('"') {
         return vec![Err("a policy cannot name this principal".into())];
     }
     let shared = TopicFilter::new(&one.topic, TopicLimits::default())
         .ok()
         .filter(|_| one.act == Act::Subscribe);
-    match shared.as_ref().and_then(|filter| Some((filter.share()?, filter.filter()))) {
+    match shared
+        .as_ref()
+        .and_then(|filter| Some((filter.share()?, filter.filter())))
+    {
         Some((group, filter)) => vec![plain(Act::Share, group), plain(Act::Subscribe, filter)],
         None => vec![plain(one.act, &one.topic)],
     }
@@ -148,7 +148,11 @@ fn generalised(
         } else {
             (act, topic)
         };
-        let sum = clients.entry(principal).or_default().entry(right).or_default();
+        let sum = clients
+            .entry(principal)
+            .or_default()
+            .entry(right)
+            .or_default();
         sum.granted += count.granted;
         sum.denied += count.denied;
     }
@@ -165,20 +169,22 @@ fn write(
         let key: Vec<&Right> = rights.keys().collect();
         groups.entry(key).or_default().push(principal);
     }
-    let (mut roles, mut rules) = (0, 0);
+    let (mut learned, mut rules) = (0, 0);
     // Writing to a string cannot fail.
     for (rights, members) in &groups {
-        let subject = match members.as_slice() {
-            [only] => (*only).to_owned(),
-            _ => {
-                roles += 1;
-                format!("role:learned-{roles}")
-            }
+        let subject = if let [only] = members.as_slice() {
+            (*only).to_owned()
+        } else {
+            learned += 1;
+            format!("role:learned-{learned}")
         };
         let _ = writeln!(text, "\n# {subject}: {} clients", members.len());
         for right in rights {
             let mut sum = Count::default();
-            for count in members.iter().filter_map(|who| clients.get(*who)?.get(*right)) {
+            for count in members
+                .iter()
+                .filter_map(|who| clients.get(*who)?.get(*right))
+            {
                 sum.granted += count.granted;
                 sum.denied += count.denied;
             }
@@ -191,7 +197,12 @@ fn write(
                 sum.denied,
                 if wide { "; review: a wildcard" } else { "" }
             );
-            let _ = writeln!(text, "p, {}, {}, {act}, allow", field(&subject), field(topic));
+            let _ = writeln!(
+                text,
+                "p, {}, {}, {act}, allow",
+                field(&subject),
+                field(topic)
+            );
             rules += 1;
         }
         if subject.starts_with("role:") {

@@ -21,6 +21,7 @@ pub(crate) fn acl(text: &str) -> Acl {
 }
 
 /// A client with this principal, client id and roles.
+#[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn who(principal: &str, client_id: &str, roles: &[&str]) -> Snapshot {
     described(principal, client_id, roles).snapshot().unwrap()
 }

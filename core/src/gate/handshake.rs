@@ -19,7 +19,7 @@ use crate::clock::Now;
 use crate::connection::{
     Connection, End, Terms, announced_max_qos, granted_expiry, granted_keep_alive,
 };
-use crate::engine::{Admitted, Attached, Close, NewLink, NotAttached, Will};
+use crate::engine::{Admitted, Close, NewLink, NotAttached, Will};
 use crate::guard::{self, Subject};
 use crate::hook::{
     Accepted, Arrival, Attempt, BoxFuture, ClientCertificate, Event, Outcome, Refusal, RefusalKind,
@@ -335,8 +335,10 @@ impl Handshake<'_> {
             failed.code = (told && error != DecodeError::NotConnect).then(|| error.reason());
             failed
         })?;
+        // [MQTT-3.1.2-24]: not even a refusal fits, which takes five bytes.
+        let takes = connect.max_packet_size.is_none_or(|max| max.get() >= 5);
         let failed = |code: ReasonCode, check, reason: String| Failed {
-            code: Some(code),
+            code: takes.then_some(code),
             check,
             reason,
             client_id: Some(connect.client_id.to_owned()),
@@ -400,7 +402,13 @@ impl Handshake<'_> {
             ));
         }
         let id = connect.client_id;
-        if id.is_empty() && !connect.clean_start && !connect.version.is_v5() {
+        let may_be_empty = match connect.version {
+            Version::V5 => true,
+            Version::V3_1_1 => connect.clean_start,
+            // The text of 3.1 has no empty client id.
+            Version::V3_1 => false,
+        };
+        if id.is_empty() && !may_be_empty {
             return Err((
                 ReasonCode::ClientIdentifierNotValid,
                 "client-id",
@@ -611,6 +619,27 @@ impl Handshake<'_> {
             (Version::V3_1 | Version::V3_1_1, _) => u32::MAX,
         };
         let expiry = granted_expiry(asked, settings);
+        let greet = |session_present| {
+            let lives = (asked, expiry);
+            greeting(
+                connect,
+                settings,
+                session_present,
+                &client_id,
+                lives,
+                data.as_deref(),
+            )
+        };
+        // [MQTT-3.1.2-24]: found out before anything is touched.
+        if let Some(max) = connect.max_packet_size
+            && greet(false).len() > max.get() as usize
+        {
+            return Err((
+                ReasonCode::PacketTooLarge,
+                "limit",
+                format!("the client takes packets of at most {max} bytes; CONNACK is larger"),
+            ));
+        }
         let attached = engine
             .attach(
                 &client_id,
@@ -648,14 +677,7 @@ impl Handshake<'_> {
             session_present: attached.session_present,
         };
         engine.modules.observe(&event, now);
-        let greeting = greeting(
-            connect,
-            settings,
-            &attached,
-            &client_id,
-            (asked, expiry),
-            data.as_deref(),
-        );
+        let greeting = greet(attached.session_present);
         let renewal = connect.auth_method.map(|method| {
             let renewal = Renewal {
                 gate: RenewalFacts {
@@ -768,7 +790,7 @@ fn client_id(asked: &str, name: &str, rule: ClientIdRule) -> Result<Arc<str>, St
 fn greeting(
     connect: &Connect<'_>,
     settings: &Settings,
-    attached: &Attached,
+    session_present: bool,
     client_id: &str,
     (asked, granted): (u32, u32),
     auth_data: Option<&[u8]>,
@@ -776,7 +798,7 @@ fn greeting(
     let keep_alive = granted_keep_alive(connect.keep_alive, settings.mqtt.keep_alive_max);
     let keep_alive = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
     let connack = ConnAck {
-        session_present: attached.session_present,
+        session_present,
         session_expiry: (asked != granted).then_some(granted),
         receive_maximum: Some(settings.mqtt.receive_maximum),
         max_qos: announced_max_qos(settings),

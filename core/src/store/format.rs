@@ -37,8 +37,6 @@ pub(super) const PREAMBLE: usize = 2 * HEADER;
 pub(super) const BATCH: usize = 32;
 /// Size of what stands before the body of a group.
 pub(super) const GROUP: usize = 8;
-/// Size of what stands before the bytes of a record.
-pub(super) const RECORD: usize = 5;
 
 /// What a segment says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,14 +452,14 @@ impl<'a> Scan<'a> {
 }
 
 /// The records of one group.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Records<'a>(&'a [u8]);
 
 impl Records<'_> {
-    fn are_whole(self) -> bool {
-        let mut records = self;
-        records.by_ref().for_each(drop);
-        records.0.is_empty() && !self.0.is_empty()
+    fn are_whole(&self) -> bool {
+        let mut rest = Records(self.0);
+        rest.by_ref().for_each(drop);
+        rest.0.is_empty() && !self.0.is_empty()
     }
 
     /// The group as it was written, without what protects it.

@@ -27,6 +27,7 @@ mod disk;
 mod format;
 mod key;
 mod open;
+pub(crate) mod property;
 mod segment;
 mod writer;
 

@@ -17,6 +17,8 @@ pub fn connack(out: &mut Vec<u8>, version: Version, connack: &ConnAck<'_>) {
     let accepted = connack.reason == ReasonCode::Success;
     let present = u8::from(connack.session_present && accepted);
     if !version.is_v5() {
+        // In 3.1 that byte is reserved.
+        let present = if version == Version::V3_1 { 0 } else { present };
         out.extend_from_slice(&[kind::CONNACK << 4, 2, present, connack.reason.connack_v3()]);
         return;
     }

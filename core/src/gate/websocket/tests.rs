@@ -317,6 +317,7 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         Ok((protocol.to_owned(), bearer.map(str::to_owned)))
     };
     let long = format!("Sec-WebSocket-Protocol: {}mqtt", "x, ".repeat(500));
+    let long = [long.as_str()];
     #[rustfmt::skip]
     let table: Vec<(&[&str], Result<(String, Option<String>), Rejection>)> = vec![
         (&["GET /mqtt?client=7 HTTP/1.1"], granted("mqtt", None)),
@@ -325,7 +326,7 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         (&["Sec-WebSocket-Protocol: mqttv3.1"], granted("mqttv3.1", None)),
         (&["Sec-WebSocket-Protocol: mqttv3.1, mqtt"], granted("mqtt", None)),
         (&["Sec-WebSocket-Protocol: chat", "sec-websocket-protocol: mqtt"], granted("mqtt", None)),
-        (&[&long], granted("mqtt", None)),
+        (&long, granted("mqtt", None)),
         (&["Sec-WebSocket-Extensions: permessage-deflate"], granted("mqtt", None)),
         (&["Origin: https://app.example"], granted("mqtt", None)),
         (&["Origin: HTTPS://APP.example"], granted("mqtt", None)),
@@ -367,7 +368,6 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         (&["Sec-WebSocket-Version:"], Err(Version)),
         (&["Sec-WebSocket-Key:"], Err(Key)),
         (&["Sec-WebSocket-Key: c2hvcnQ="], Err(Key)),
-        (&["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="; 1], granted("mqtt", None)),
         (&["sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="], Err(NotOnce("Sec-WebSocket-Key"))),
     ];
     for (changed, expected) in table {
