@@ -160,13 +160,15 @@ fn read_sources(
     let webhooks = auth.webhooks.iter();
     let token_hooks = webhooks.clone().filter(|webhook| webhook.tokens);
     sources.client_id_is_free = auth.client_id == config::ClientIdRule::Any;
-    sources.roles_from_credentials = !auth.jwt.is_empty()
-        || !auth.introspection.is_empty()
-        || !auth.webhooks.is_empty();
-    sources.several_issuers =
-        auth.jwt.len() + auth.introspection.len() + token_hooks.count() > 1;
+    sources.roles_from_credentials =
+        !auth.jwt.is_empty() || !auth.introspection.is_empty() || !auth.webhooks.is_empty();
+    sources.several_issuers = auth.jwt.len() + auth.introspection.len() + token_hooks.count() > 1;
     let carried = (auth.jwt.iter().map(|issuer| &issuer.allowed_roles))
-        .chain(auth.introspection.iter().map(|server| &server.allowed_roles))
+        .chain(
+            auth.introspection
+                .iter()
+                .map(|server| &server.allowed_roles),
+        )
         .chain(webhooks.map(|webhook| &webhook.allowed_roles));
     sources.token_roles = carried.flatten().flatten().cloned().collect();
     Ok(sources)

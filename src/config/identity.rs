@@ -389,7 +389,10 @@ fn read_algorithms(section: &mut Section<'_>) -> Option<Vec<&'static str>> {
             algorithms.push(algorithm);
         }
     }
-    let secrets = algorithms.iter().filter(|name| name.starts_with("HS")).count();
+    let secrets = algorithms
+        .iter()
+        .filter(|name| name.starts_with("HS"))
+        .count();
     if secrets != 0 && secrets != algorithms.len() {
         section.source().error(
             section.place("algorithms").unwrap_or(section.at()),
@@ -408,7 +411,14 @@ fn read_keys(section: &mut Section<'_>) -> Option<JwtKeys> {
     let connection = read_connection(section);
     let (refresh, stale) = read_jwks_times(section);
     if section.place("jwks-url").is_none() {
-        for key in ["tls-ca", "tls-certificate", "tls-key", "timeout", "jwks-refresh", "jwks-stale"] {
+        for key in [
+            "tls-ca",
+            "tls-certificate",
+            "tls-key",
+            "timeout",
+            "jwks-refresh",
+            "jwks-stale",
+        ] {
             if let Some(at) = section.place(key) {
                 section.source().error(
                     at,
@@ -436,7 +446,9 @@ fn read_keys(section: &mut Section<'_>) -> Option<JwtKeys> {
         .filter_map(|key| Some((key, section.place(key)?)))
         .collect();
     match named.as_slice() {
-        [] => section.source().error(section.at(), "[[auth.jwt]] has no keys", ONE),
+        [] => section
+            .source()
+            .error(section.at(), "[[auth.jwt]] has no keys", ONE),
         [_] => {}
         [(first, _), (second, at), ..] => {
             let message = format_args!("[[auth.jwt]] has {first} and {second}");

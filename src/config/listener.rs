@@ -11,8 +11,8 @@ use portcullis_core::gate::{Prefix, PrefixError, WebSocketRules};
 
 use super::identity::{Auth, Require};
 use super::problem::Position;
-use super::section::{Placed, Section, Source};
 use super::remote::any_url;
+use super::section::{Placed, Section, Source};
 use super::units::MAX_DURATION;
 use super::{InputFile, is_loopback};
 
@@ -494,7 +494,9 @@ fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
         (Duration::from_mins(1), MAX_DURATION),
     );
     let crl_tls_ca = section.file("crl-tls-ca", "ca.pem");
-    let crl_url = section.list("crl-url", "http://ca.example/ca.crl").unwrap_or_default();
+    let crl_url = section
+        .list("crl-url", "http://ca.example/ca.crl")
+        .unwrap_or_default();
     let crl_url: Vec<Url> = crl_url
         .into_iter()
         .filter_map(|url| any_url(section, "crl-url", url))

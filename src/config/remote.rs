@@ -172,7 +172,9 @@ pub(super) fn read_jwks_times(section: &mut Section<'_>) -> (Duration, Duration)
 
 /// Reads `require-claims`.
 pub(super) fn read_conditions(section: &mut Section<'_>) -> Vec<ClaimCondition> {
-    let list = section.list("require-claims", "tenant=acme").unwrap_or_default();
+    let list = section
+        .list("require-claims", "tenant=acme")
+        .unwrap_or_default();
     let read = |text: Placed<&str>| match text.value.parse() {
         Ok(condition) => Some(condition),
         Err(_) => {
@@ -227,7 +229,12 @@ pub(super) fn read_introspection(
             None
         }
     };
-    let named = ["client-id", "client-secret-file", "tls-certificate", "tls-key"];
+    let named = [
+        "client-id",
+        "client-secret-file",
+        "tls-certificate",
+        "tls-key",
+    ];
     if !named.iter().any(|key| section.place(key).is_some()) {
         section.source().error(
             section.at(),

@@ -53,7 +53,7 @@ fn a_kicked_client_is_told_and_may_come_back_to_its_session() {
     }
     let said = broker.ask(&["kick", "nobody"]).failed();
     assert!(said.err.contains("not connected"), "{said:?}");
-    broker.record("administration", &[("action", "kick of \\\"k\\\"")]);
+    broker.record("administration", &[("action", "kick of \"k\"")]);
 }
 
 #[test]

@@ -156,10 +156,7 @@ fn rule_10_no_password_token_or_payload_is_in_the_log_the_record_or_any_output()
     }
     assert_eq!(broker.terminate().code(), Some(0));
     let log = broker.log.text();
-    assert!(
-        log.contains("TRACE") || log.contains("DEBUG"),
-        "it does talk"
-    );
+    assert!(log.contains("stopped"), "it is the whole log");
     let recorded = audit_text(&broker.setup.path("audit"));
     assert!(recorded.contains("carol"));
     for (place, text) in [("log", &log), ("record", &recorded), ("output", &printed)] {

@@ -108,25 +108,26 @@ fn mosquitto_is_refused_with_the_code_of_its_version() {
         let arguments = [&["-V", version, "-t", "lab/a", "-m", "x"][..], more].concat();
         run_to_end(mosquitto(&broker, "mosquitto_pub", "x", &arguments), "")
     };
+    // Versions of mosquitto word it in their ways, British or not.
+    let is = |said: &Said, what: &str| said.err.to_lowercase().contains(what);
     for more in [
         &[][..],
         &["-u", "anna", "-P", "wrong"],
         &["-u", "x", "-P", &expired],
     ] {
         let said = publish("mqttv311", more);
-        let text = said.err.to_lowercase();
-        assert!(text.contains("bad user name or password"), "{said:?}");
+        assert!(is(&said, "bad user"), "{said:?}");
         assert_ne!(said.code(), Some(0));
         let said = publish("mqttv5", more);
-        assert!(said.err.contains("Bad username or password"), "{said:?}");
+        assert!(is(&said, "bad user"), "{said:?}");
         assert_ne!(said.code(), Some(0));
     }
     // Proven, but not by that client id.
     let anna = ["-u", ANNA.0, "-P", ANNA.1];
     let said = publish("mqttv311", &anna);
-    assert!(said.err.contains("not authorised"), "{said:?}");
+    assert!(is(&said, "not authori"), "{said:?}");
     let said = publish("mqttv5", &anna);
-    assert!(said.err.contains("Not authorized"), "{said:?}");
+    assert!(is(&said, "not authori"), "{said:?}");
 }
 
 #[test]

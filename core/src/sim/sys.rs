@@ -8,6 +8,11 @@ use crate::sys::Sys;
 #[test]
 fn the_sys_tree_says_what_is_and_repeats_only_what_changed() {
     let mut world = World::new();
+    world.policy.set(&[
+        ("system:sys", Some(Action::Publish), "$SYS/#", true),
+        ("system:sys", Some(Action::Retain), "$SYS/#", true),
+        ("user:w", Some(Action::Receive), "$SYS/broker/#", true),
+    ]);
     let author = Subject::system("sys", &world.engine.modules);
     let mut sys = Sys::new(author, world.now);
     let mut watcher = world.connect("w", &As::new("user:w"));
