@@ -410,7 +410,7 @@ impl World {
             (None, Arc::new(native))
         };
         Self {
-            engine: Arc::new(Engine::new(Arc::new(modules), settings, bus)),
+            engine: Arc::new(Engine::new(Arc::new(modules), settings, bus, None)),
             policy,
             register,
             notes,
