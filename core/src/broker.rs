@@ -322,6 +322,13 @@ impl Broker {
         self.engine.last_sweep()
     }
 
+    /// Bytes in the store, and why it has failed, if so; `None` where everything lives in memory.
+    #[must_use]
+    pub fn store(&self) -> Option<(u64, Option<String>)> {
+        let journal = self.engine.journal.as_ref()?;
+        Some((journal.size(), journal.failed()))
+    }
+
     /// Publishes for the broker itself, as `system:sys`, under the policy like everybody.
     pub fn publish_system(&self, topic: &str, payload: &[u8], retain: bool) {
         self.engine

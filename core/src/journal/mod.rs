@@ -187,7 +187,7 @@ impl Journal {
     /// Begins a round: everything that lives is to be written again.
     pub(crate) fn begin_round(&self) {
         self.begun.store(self.log.size(), Ordering::Relaxed);
-        self.log.begin_round();
+        let _ = self.log.begin_round();
     }
 
     /// Everything that lives was written; what is older may go.
