@@ -45,7 +45,14 @@ fn modules(running: &Running) -> impl Iterator<Item = Sample> {
     let rules = running.acl.policy().counts().rules as u64;
     let sweep = u64::try_from(running.broker.last_sweep().as_millis()).unwrap_or(u64::MAX);
     let hashes = running.desk.password_hashes();
+    let (store_bytes, store_failed) = running.broker.store().unwrap_or_default();
     let gauges = [
+        ("store_bytes", "Bytes in the durable store", store_bytes),
+        (
+            "store_failed",
+            "1 when the durable store has failed: nothing is stored or acknowledged",
+            store_failed.is_some().into(),
+        ),
         ("policy_rules", "Rules of the policy in force", rules),
         (
             "policy_sweep_milliseconds",

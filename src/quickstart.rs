@@ -283,9 +283,6 @@ allowed-roles = ["device"]            # it may make devices, never operators
 model = "policies/model.conf"
 policy = ["policies/policy.csv"]
 
-[durability]
-mode = "memory"                       # sessions and retained messages end with the process
-
 [audit]
 path = "audit"                        # prove it: portcullis audit verify --config FILE
 "#

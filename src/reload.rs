@@ -53,6 +53,7 @@ impl Live {
         for (key, changed) in [
             ("data-dir", config.data_dir != self.config.data_dir),
             ("audit.path", config.audit != self.config.audit),
+            ("durability", config.durability != self.config.durability),
             ("admin", config.admin != self.config.admin),
             ("listener", bindings(config) != bindings(&self.config)),
             (

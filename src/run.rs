@@ -127,6 +127,9 @@ fn start(
     let limiter = Arc::new(Limiter::new(wiring::limiter_settings(config), now));
 
     let mut builder = Broker::builder().settings(wiring::core_settings(config));
+    if let Some(options) = wiring::store_options(config)? {
+        builder = builder.store(options);
+    }
     for listener in wiring::listeners(config, &loaded) {
         builder = builder.listener(listener);
     }
@@ -254,9 +257,12 @@ impl Running {
     }
 
     fn healthy(&self) -> Arc<dyn Fn() -> Result<(), String> + Send + Sync> {
-        let audit = Arc::clone(&self.audit);
+        let (audit, broker) = (Arc::clone(&self.audit), Arc::clone(&self.broker));
         Arc::new(move || {
             use portcullis_core::hook::Observer as _;
+            if let Some((_, Some(failure))) = broker.store() {
+                return Err(format!("the store has failed: {failure}"));
+            }
             if audit.can_record() {
                 Ok(())
             } else {

@@ -12,10 +12,11 @@ use portcullis_anomaly as anomaly;
 use portcullis_auth::{self as auth, Desk, tls};
 use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::settings::{self as core, Settings};
+use portcullis_core::store;
 use portcullis_core::topic::TopicLimits;
 use portcullis_core::wire::QoS;
 
-use crate::config::{self, Bind, CertificateName, ClientAuth, Config, Method};
+use crate::config::{self, DurabilityMode, Bind, CertificateName, ClientAuth, Config, Method};
 
 /// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
 const OWN_DESCRIPTORS: u64 = 64;
@@ -87,6 +88,9 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
         );
         None
     });
+    if let Err(error) = store_options(config) {
+        errors.push(format!("[durability] key-file: {error}"));
+    }
     match (desk, policy) {
         (Some(desk), Some(policy)) if errors.is_empty() => {
             for (name, loaded) in &listeners {
@@ -440,6 +444,36 @@ pub fn limiter_settings(config: &Config) -> anomaly::Settings {
         max_packet_size: config.mqtt.max_packet_size.into(),
         ..defaults
     }
+}
+
+/// `[durability]` for the broker; `None` keeps everything in memory.
+///
+/// # Errors
+///
+/// The key file cannot be used.
+pub fn store_options(config: &Config) -> Result<Option<store::Options>, String> {
+    let durability = &config.durability;
+    let mode = match durability.mode {
+        DurabilityMode::Memory => return Ok(None),
+        DurabilityMode::Fsync => store::Mode::Fsync,
+        DurabilityMode::Interval => store::Mode::Interval(durability.interval),
+    };
+    let key = match &durability.key_file {
+        Some(file) => Some(store::Key::read(&file.path).map_err(|error| error.to_string())?),
+        None => None,
+    };
+    Ok(Some(store::Options {
+        mode,
+        max_bytes: durability.max_bytes,
+        key,
+        ..store::Options::new(store_path(config))
+    }))
+}
+
+/// Where the store of this configuration lies.
+#[must_use]
+pub fn store_path(config: &Config) -> PathBuf {
+    config.data_dir.join("store")
 }
 
 /// Raises the limit of open files to the hard one and says what fits.

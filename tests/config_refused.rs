@@ -223,8 +223,6 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("[limits]\npublish-rate = '0/s'", "8:16", "out of range"),
     ("[limits]\npublish-bandwidth = '0 B/s'", "8:21", "out of range"),
     // Not in this version.
-    ("[durability]\nmode = 'fsync'", "8:8", "mode = \"fsync\" in [durability] is not supported yet; write mode = \"memory\""),
-    ("[durability]\nmode = 'interval'", "8:8", "not supported yet"),
     ("[durability]\nmode = 'disk'", "8:8", "write \"fsync\" or \"interval\" or \"memory\""),
     ("[reload]\nwatch = true", "8:9", "watch = true in [reload] is not supported yet"),
     ("[admin]\nbind = '0.0.0.0:9443'", "8:8", "not supported yet"),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use portcullis::config::{
     Algorithm, Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish,
-    Durability, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull, OnRevoke, PartialCover,
+    Durability, DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull, OnRevoke, PartialCover,
     Rate, Require, Security,
 };
 use proptest::prelude::*;
@@ -89,7 +89,9 @@ retained-messages = 1000000
 retained-bytes = "1 GiB"
 
 [durability]
-mode = "memory"
+mode = "fsync"
+interval = "100 ms"
+max-bytes = "8 GiB"
 
 [audit]
 path = "audit"
@@ -216,7 +218,13 @@ fn what_is_left_out_has_the_documented_default() {
             retained_bytes: 1_073_741_824,
         }
     );
-    assert_eq!(config.durability, Durability::Memory);
+    let durability = Durability {
+        mode: DurabilityMode::Fsync,
+        interval: Duration::from_millis(100),
+        max_bytes: 8 << 30,
+        key_file: None,
+    };
+    assert_eq!(config.durability, durability);
     assert_eq!(config.audit.path, Path::new("/etc/portcullis/audit"));
     assert_eq!(config.audit.on_full, OnFull::RefuseNew);
     assert_eq!(config.admin, None);
@@ -358,7 +366,6 @@ fn what_weakens_or_surprises_is_a_warning() {
         least.contains(":1:1: listener \"local\" admits nobody"),
         "{least}"
     );
-    assert!(least.contains("durability is not supported yet"), "{least}");
     let small = warnings(&format!("{LEAST}[limits]\nqueue-bytes = '1 KiB'\n"));
     assert!(
         small.contains(":8:15: queue-bytes in [limits] is less than max-packet-size"),

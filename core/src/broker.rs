@@ -25,9 +25,11 @@ use crate::clock::Now;
 use crate::engine::{Close, Engine};
 use crate::gate::{self, Bound, Endpoint, Gate, Listener};
 use crate::guard::Subject;
+use crate::journal::{Journal, Recovered};
 use crate::hook::{Admission, Authenticator, Authorizer, Event, Modules, Observer, Snapshot};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::store;
 use crate::sys::Sys;
 use crate::wire::{ReasonCode, Version};
 
@@ -45,6 +47,7 @@ pub struct Builder {
     listeners: Vec<Listener>,
     modules: Modules,
     bus: Option<Arc<dyn Bus>>,
+    store: Option<store::Options>,
 }
 
 /// Why a broker did not start. Nothing runs then.
@@ -63,6 +66,9 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The store cannot be used.
+    #[error("the store: {0}")]
+    Store(#[from] store::StoreError),
 }
 
 impl Builder {
@@ -108,6 +114,14 @@ impl Builder {
         self
     }
 
+    /// Keeps persistent sessions, their messages, retained messages and wills on disk. Without it
+    /// they live as long as the process.
+    #[must_use]
+    pub fn store(mut self, options: store::Options) -> Self {
+        self.store = Some(options);
+        self
+    }
+
     /// Uses another bus than the native one.
     #[must_use]
     pub fn bus(mut self, bus: Arc<dyn Bus>) -> Self {
@@ -145,11 +159,25 @@ impl Builder {
             .collect::<Result<Vec<Bound>, _>>()?;
         let modules = Arc::new(self.modules);
         let settings = Arc::new(ArcSwap::from_pointee(self.settings));
+        let (journal, recovered) = match &self.store {
+            Some(options) => {
+                let (journal, recovered) = Journal::open(options)?;
+                (Some(Arc::new(journal)), recovered)
+            }
+            None => (None, Recovered::default()),
+        };
+        let Recovered { sessions, retained } = recovered;
         let bus = self.bus.unwrap_or_else(|| {
-            let metrics = Arc::clone(&modules.metrics);
-            Arc::new(Native::new(Arc::clone(&settings), metrics))
+            let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&modules.metrics));
+            Arc::new(match &journal {
+                Some(journal) => {
+                    Native::durable(settings, metrics, Arc::clone(journal), retained)
+                }
+                None => Native::new(settings, metrics),
+            })
         });
-        let engine = Arc::new(Engine::new(modules, settings, Arc::clone(&bus)));
+        let engine = Arc::new(Engine::new(modules, settings, Arc::clone(&bus), journal));
+        engine.restore(sessions, Now::read());
         let (stop, stopping) = watch::channel(false);
         let gate = Arc::new(Gate::new(Arc::clone(&engine), stopping.clone()));
         let mut listeners = Vec::new();
@@ -187,6 +215,13 @@ async fn tend(
             _ = ticks.tick() => {}
         }
         let now = Now::read();
+        if engine.wants_compaction() {
+            let engine = Arc::clone(&engine);
+            // Walks over everything that lives: not for the threads of the connections.
+            if let Err(error) = tokio::task::spawn_blocking(move || engine.compact()).await {
+                tracing::error!(%error, "compaction of the store failed");
+            }
+        }
         engine.tick(now);
         sys.tend(&engine, now);
         if count.is_multiple_of(5) {
@@ -287,6 +322,13 @@ impl Broker {
         self.engine.last_sweep()
     }
 
+    /// Bytes in the store, and why it has failed, if so; `None` where everything lives in memory.
+    #[must_use]
+    pub fn store(&self) -> Option<(u64, Option<String>)> {
+        let journal = self.engine.journal.as_ref()?;
+        Some((journal.size(), journal.failed()))
+    }
+
     /// Publishes for the broker itself, as `system:sys`, under the policy like everybody.
     pub fn publish_system(&self, topic: &str, payload: &[u8], retain: bool) {
         self.engine
@@ -374,6 +416,10 @@ impl Broker {
         for task in tasks {
             // A panic in there was logged when it happened.
             let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
+        }
+        if let Some(journal) = self.engine.journal.clone() {
+            // Blocks until the last record is on disk.
+            let _ = tokio::task::spawn_blocking(move || journal.stop()).await;
         }
     }
 }

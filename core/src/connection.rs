@@ -19,14 +19,12 @@ use std::time::{Duration, Instant, SystemTime};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::engine::{
-    Attached, Close, Engine, Published, Receipt, Routing, Session, Taken, Tickets,
-};
+use crate::engine::{Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets};
 use crate::guard::{Inbound, Subject};
 use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
 use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
-use crate::ticket::Progress;
+use crate::ticket::{Progress, Ticket};
 use crate::topic::{TopicError, TopicFilter, TopicName};
 use crate::wire::{
     self, Ack, AckKind, Auth, DecodeError, Delivery, Disconnect, Packet, PacketId, Publish, QoS,
@@ -98,6 +96,10 @@ pub(crate) struct Connection {
     held_bytes: usize,
     facts: BatchFacts,
     replies: Vec<u8>,
+    /// What must be on disk before more is sent.
+    barrier: Option<Ticket>,
+    /// Output that waits for the disk.
+    sealed: Option<(Vec<u8>, Ticket)>,
     heard: Instant,
     /// When reading goes on; a rate limit.
     paused: Option<Instant>,
@@ -147,6 +149,8 @@ impl Connection {
             held_bytes: 0,
             facts: BatchFacts::default(),
             replies: Vec::new(),
+            barrier: None,
+            sealed: None,
             heard: now.mono,
             paused: None,
             stalled: None,
@@ -234,7 +238,7 @@ impl Connection {
                 Ok(())
             }
             Packet::PubRel(ack) => {
-                self.release(&ack);
+                self.release(&ack, routing);
                 Ok(())
             }
             Packet::Subscribe(subscribe) => self.subscribe(&subscribe, settings, routing),
@@ -273,7 +277,7 @@ impl Connection {
         };
         if let Some((kind, id)) = flow {
             if kind == AckKind::PubRec {
-                match self.attached.receive(id.get()) {
+                match self.attached.receive(id.get(), routing) {
                     Receipt::New => {}
                     Receipt::Known(tickets) => {
                         self.repeated(id, tickets, waker);
@@ -292,7 +296,7 @@ impl Connection {
         let routed = match self.route(publish, settings, routing) {
             Ok(routed) => routed,
             Err(end) => {
-                self.not_received(flow);
+                self.not_received(flow, routing);
                 return Err(end);
             }
         };
@@ -302,14 +306,14 @@ impl Connection {
                 let Some((kind, id)) = flow else {
                     return Ok(());
                 };
-                let mut reason = published.reason;
-                if reason.is_error() && !self.terms.version.is_v5() {
-                    // 3.x has no word for a refusal; it is counted and dropped.
-                    reason = ReasonCode::Success;
-                }
+                let reason = published.reason;
                 if reason.is_error() {
                     // The flow is over [MQTT-4.3.3-9].
-                    self.not_received(flow);
+                    self.not_received(flow, routing);
+                    if !self.terms.version.is_v5() {
+                        // 3.x has no word for it, and an acknowledgement would be a lie.
+                        return Err(End::server(reason, "a message could not be stored"));
+                    }
                 }
                 let promised = kind == AckKind::PubRec && !published.tickets.is_empty();
                 if promised {
@@ -350,9 +354,9 @@ impl Connection {
     }
 
     /// A `QoS` 2 message that was refused: its identifier stands for a new one from now on.
-    fn not_received(&self, flow: Option<(AckKind, PacketId)>) {
+    fn not_received(&self, flow: Option<(AckKind, PacketId)>, routing: &mut Routing<'_>) {
         if let Some((AckKind::PubRec, id)) = flow {
-            self.attached.released(id.get());
+            self.attached.released(id.get(), routing);
         }
     }
 
@@ -407,7 +411,7 @@ impl Connection {
         flow: Option<(AckKind, PacketId)>,
         settings: &Settings,
         waker: &Waker,
-        routing: &Routing<'_>,
+        routing: &mut Routing<'_>,
     ) -> Result<(), End> {
         let Refused {
             topic,
@@ -424,7 +428,7 @@ impl Connection {
         };
         self.engine.modules.observe(&event, routing.now);
         if settings.enforcement.denied_publish == DeniedPublish::Disconnect {
-            self.not_received(flow);
+            self.not_received(flow, routing);
             return Err(End::server(
                 ReasonCode::NotAuthorized,
                 format!("{action} to {topic:?} denied: {rule}"),
@@ -432,7 +436,7 @@ impl Connection {
         }
         if let Some((kind, id)) = flow {
             let reason = if self.terms.version.is_v5() {
-                self.not_received(flow);
+                self.not_received(flow, routing);
                 ReasonCode::NotAuthorized
             } else {
                 ReasonCode::Success
@@ -483,7 +487,7 @@ impl Connection {
     }
 
     /// Sends the acknowledgements that nothing holds back any more.
-    fn settle(&mut self, waker: &Waker) -> Result<(), End> {
+    fn settle(&mut self, waker: &Waker, routing: &mut Routing<'_>) -> Result<(), End> {
         while let Some(ack) = self.acks.front_mut() {
             let mut failed = false;
             while let Some(ticket) = ack.tickets.last() {
@@ -497,7 +501,7 @@ impl Connection {
             if failed {
                 // It was not taken: what comes with this identifier next is a new message.
                 if ack.promised {
-                    self.attached.released(ack.id.get());
+                    self.attached.released(ack.id.get(), routing);
                 }
                 if !self.terms.version.is_v5() {
                     // 3.x has no word for it: no acknowledgement is the only honest answer.
@@ -525,14 +529,13 @@ impl Connection {
         Ok(())
     }
 
-    fn acknowledged(&mut self, kind: AckKind, ack: &Ack<'_>, routing: &Routing<'_>) {
-        let (id, now) = (ack.id.get(), routing.now);
+    fn acknowledged(&self, kind: AckKind, ack: &Ack<'_>, routing: &mut Routing<'_>) {
         self.attached
-            .acknowledged(kind, id, ack.reason, now, &mut self.replies);
+            .acknowledged(kind, ack.id.get(), ack.reason, routing);
     }
 
-    fn release(&mut self, ack: &Ack<'_>) {
-        let known = self.attached.released(ack.id.get());
+    fn release(&mut self, ack: &Ack<'_>, routing: &mut Routing<'_>) {
+        let known = self.attached.released(ack.id.get(), routing);
         let reason = if known || !self.terms.version.is_v5() {
             ReasonCode::Success
         } else {
@@ -676,12 +679,23 @@ impl Connection {
         waker: &Waker,
         now: Now,
     ) -> Result<(), End> {
-        self.settle(waker)?;
         let session = Arc::clone(&self.attached.session);
         let engine = Arc::clone(&self.engine);
         let mut routing = engine.routing(Some(&session), now);
+        self.settle(waker, &mut routing)?;
+        if let Some((sealed, barrier)) = &mut self.sealed {
+            if is_safe(barrier, waker)? {
+                *into = std::mem::take(sealed);
+                self.sealed = None;
+            }
+            return Ok(());
+        }
         match self.attached.take(into, waker, &mut routing) {
-            Taken::Output { sent, stalled } => {
+            Taken::Output {
+                sent,
+                stalled,
+                barrier,
+            } => {
                 self.facts.egress_messages += sent;
                 engine.metrics.messages_sent.add(sent);
                 engine
@@ -690,6 +704,7 @@ impl Connection {
                     .add(sent + count_packets(&self.replies));
                 self.carries_messages = sent > 0;
                 self.stalled = stalled;
+                self.barrier = barrier.or(self.barrier.take());
             }
             Taken::Close(close) => return Err(End::Server(close)),
         }
@@ -699,7 +714,18 @@ impl Connection {
             into.append(&mut self.replies);
             self.replies = Vec::new();
         }
+        if !into.is_empty()
+            && let Some(barrier) = self.barrier.take()
+            && !is_safe(&barrier, waker)?
+        {
+            self.sealed = Some((std::mem::take(into), barrier));
+        }
         Ok(())
+    }
+
+    /// The CONNACK, which goes out before anything else.
+    pub(crate) fn greet(&mut self, connack: Vec<u8>) {
+        self.replies = connack;
     }
 
     /// The answers alone, without what the session has to send; for tests.
@@ -826,18 +852,19 @@ impl Connection {
     /// The connection is over; what is told to the client, if anything.
     pub(crate) fn finish(&mut self, end: &End, now: Now) -> Vec<u8> {
         let mut farewell = std::mem::take(&mut self.replies);
+        let publish = |will| if will { Fate::Publish } else { Fate::Discard };
         let (will, expiry, how, reason) = match end {
             End::Client {
                 will,
                 expiry,
                 reason,
             } => (
-                *will,
+                publish(*will),
                 *expiry,
                 Disconnected::ByClient,
                 format!("DISCONNECT 0x{:02x}", *reason as u8),
             ),
-            End::Lost(reason) => (true, None, Disconnected::ConnectionLost, reason.clone()),
+            End::Lost(reason) => (Fate::Publish, None, Disconnected::ConnectionLost, reason.clone()),
             End::Server(close) => {
                 let takes = self.terms.max_packet.is_none_or(|max| max.get() >= 3);
                 if self.terms.version.is_v5() && takes {
@@ -851,7 +878,11 @@ impl Connection {
                     self.engine.metrics.malformed.inc();
                 }
                 let how = Disconnected::ByServer(close.code);
-                (close.will, None, how, close.reason.clone())
+                let will = match close.code {
+                    ReasonCode::ServerShuttingDown => Fate::Keep,
+                    _ => publish(close.will),
+                };
+                (will, None, how, close.reason.clone())
             }
         };
         let event = Event::Disconnected {
@@ -888,6 +919,18 @@ fn count_packets(mut bytes: &[u8]) -> u64 {
         count += 1;
     }
     count
+}
+
+/// Whether what a persistent session is told is on disk.
+fn is_safe(barrier: &Ticket, waker: &Waker) -> Result<bool, End> {
+    match barrier.poll(Some(waker)) {
+        Progress::Open => Ok(false),
+        Progress::Complete => Ok(true),
+        Progress::Failed => Err(End::server(
+            ReasonCode::UnspecifiedError,
+            "the store has failed",
+        )),
+    }
 }
 
 /// The keep alive that holds: what was asked for, but no more than the longest granted, which

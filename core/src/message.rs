@@ -11,6 +11,7 @@ use std::sync::Arc;
 use triomphe::ThinArc;
 
 use crate::guard::Subject;
+use crate::journal::Mark;
 use crate::topic::TopicName;
 use crate::wire::{self, MessageProperties, QoS};
 
@@ -116,7 +117,19 @@ pub struct Expired;
 #[derive(Clone)]
 pub struct Message(ThinArc<Meta, u8>);
 
+/// A message as the journal has it.
+pub(crate) struct Recorded<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) properties: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) asked: Asked,
+    pub(crate) expires: Option<u64>,
+}
+
 struct Meta {
+    /// Its name in the journal.
+    mark: Mark,
     topic: u32,
     properties: u32,
     qos: QoS,
@@ -138,6 +151,7 @@ impl Message {
         let properties = bytes.len() - topic.len();
         bytes.extend_from_slice(publication.payload);
         let meta = Meta {
+            mark: Mark::default(),
             topic: u32::try_from(topic.len()).unwrap_or(u32::MAX),
             properties: u32::try_from(properties).unwrap_or(u32::MAX),
             qos: publication.qos,
@@ -146,6 +160,45 @@ impl Message {
             author: Arc::clone(publication.author),
         };
         Self(ThinArc::from_header_and_slice(meta, &bytes))
+    }
+
+    /// A message read back; `None` if it is not one.
+    pub(crate) fn recorded(recorded: &Recorded<'_>, author: Arc<Subject>) -> Option<Self> {
+        wire::decode_message_properties(recorded.properties)?;
+        let topic = recorded.topic.as_bytes();
+        let bytes = [topic, recorded.properties, recorded.payload].concat();
+        let meta = Meta {
+            mark: Mark::default(),
+            topic: u32::try_from(topic.len()).ok()?,
+            properties: u32::try_from(recorded.properties.len()).ok()?,
+            qos: recorded.qos,
+            asked: recorded.asked,
+            expires: recorded.expires,
+            author,
+        };
+        Some(Self(ThinArc::from_header_and_slice(meta, &bytes)))
+    }
+
+    /// Topic, encoded properties and payload, for the journal.
+    pub(crate) fn parts(&self) -> (&[u8], &[u8], &[u8]) {
+        let meta = &self.0.header.header;
+        let (topic, rest) = self
+            .0
+            .slice
+            .split_at_checked(meta.topic as usize)
+            .unwrap_or_default();
+        let (properties, payload) = rest
+            .split_at_checked(meta.properties as usize)
+            .unwrap_or_default();
+        (topic, properties, payload)
+    }
+
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.0.header.header.mark
+    }
+
+    pub(crate) fn asked(&self) -> Asked {
+        self.0.header.header.asked
     }
 
     /// The message as a publication again. `None` cannot happen for a message that was made from

@@ -8,6 +8,7 @@
 
 mod bus;
 mod chaos;
+mod durable;
 mod flows;
 mod rules;
 mod sessions;
@@ -34,6 +35,7 @@ use crate::hook::{
     Credential, Decision, Event, Grants, Identity, Meter, Modules, Observer, Outcome, Principal,
     Rule, Snapshot, Standing, Tally, Use, Verdict,
 };
+use crate::journal::Journal;
 use crate::message::{Asked, Publication};
 use crate::settings::Settings;
 use crate::topic::{TopicFilter, TopicName, matches};
@@ -388,6 +390,22 @@ impl World {
     }
 
     pub(crate) fn over(settings: Settings, slow: bool) -> Self {
+        Self::build(settings, None, |settings, modules| {
+            let native = Native::new(settings, Arc::clone(&modules.metrics));
+            if slow {
+                let slow = Arc::new(bus::Slow::new(native));
+                (Some(Arc::clone(&slow)), slow as Arc<dyn Bus>)
+            } else {
+                (None, Arc::new(native) as Arc<dyn Bus>)
+            }
+        })
+    }
+
+    fn build(
+        settings: Settings,
+        journal: Option<Arc<Journal>>,
+        bus: impl FnOnce(Arc<ArcSwap<Settings>>, &Modules) -> (Option<Arc<bus::Slow>>, Arc<dyn Bus>),
+    ) -> Self {
         let (policy, register, notes) = (
             Arc::new(Table::default()),
             Arc::new(Register::default()),
@@ -402,15 +420,9 @@ impl World {
             ..Modules::default()
         };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        let native = Native::new(Arc::clone(&settings), Arc::clone(&modules.metrics));
-        let (slow, bus): (_, Arc<dyn Bus>) = if slow {
-            let slow = Arc::new(bus::Slow::new(native));
-            (Some(Arc::clone(&slow)), slow)
-        } else {
-            (None, Arc::new(native))
-        };
+        let (slow, bus) = bus(Arc::clone(&settings), &modules);
         Self {
-            engine: Arc::new(Engine::new(Arc::new(modules), settings, bus)),
+            engine: Arc::new(Engine::new(Arc::new(modules), settings, bus, journal)),
             policy,
             register,
             notes,

@@ -50,6 +50,12 @@ impl Ticket {
         (Self(Arc::clone(&inner)), Hold(inner))
     }
 
+    /// Whether it is the same ticket.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// How it stands; if open, `waker` is woken when that changes, as is everybody else's.
     #[must_use]
     pub fn poll(&self, waker: Option<&Waker>) -> Progress {

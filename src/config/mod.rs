@@ -29,6 +29,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -122,9 +123,26 @@ pub enum OnRevoke {
     Disconnect,
 }
 
+/// `[durability]`: what survives a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durability {
+    /// Whether, and when, it is on disk.
+    pub mode: DurabilityMode,
+    /// With `mode = "interval"`: the window whose messages a crash may lose.
+    pub interval: Duration,
+    /// Disk space that the store may take, in bytes; from half of it on nothing new is stored.
+    pub max_bytes: u64,
+    /// A key (32 bytes, or 64 hex digits) that encrypts the store; `None` stores in the clear.
+    pub key_file: Option<InputFile>,
+}
+
 /// `[durability] mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
+pub enum DurabilityMode {
+    /// On disk before it is acknowledged.
+    Fsync,
+    /// On disk within the interval.
+    Interval,
     /// Sessions, retained messages and wills live as long as the process.
     Memory,
 }
@@ -356,7 +374,9 @@ impl Config {
     fn input_files(&self) -> impl Iterator<Item = &InputFile> {
         let listeners = self.listeners.iter().flat_map(Listener::input_files);
         let model = self.acl.model.iter();
-        listeners.chain(self.auth.input_files()).chain(model)
+        let key = self.durability.key_file.iter();
+        let auth = self.auth.input_files();
+        listeners.chain(auth).chain(model).chain(key)
     }
 
     /// Policies, which may be directories.
@@ -499,35 +519,30 @@ fn read_acl(mut section: Section<'_>) -> Option<Acl> {
     (!acl.policy.is_empty()).then_some(acl)
 }
 
-/// The contract's default is `"fsync"`, which comes with the durable store. Until then an absent
-/// key means memory, with a warning, and asking for more than there is gets refused.
 fn read_durability(mut section: Section<'_>) -> Durability {
-    const REMEDY: &str = "write mode = \"memory\": sessions, retained messages and wills then \
-                          end with the process";
-    let modes = [
-        ("fsync", Err("fsync")),
-        ("interval", Err("interval")),
-        ("memory", Ok(Durability::Memory)),
-    ];
-    match section
-        .optional_choice("mode", &modes)
-        .map(|mode| (mode.value, mode.at))
-    {
-        Some((Ok(Durability::Memory), _)) => (),
-        Some((Err(mode), at)) => {
-            let what = format_args!("mode = {mode:?} in [durability]");
-            section.source().unsupported(at, what, REMEDY);
-        }
-        None if section.place("mode").is_some() => (),
-        None => section.source().warn(
-            section.at(),
-            "durability is not supported yet: sessions, retained messages and wills end with \
-             the process",
-            "say [durability] mode = \"memory\" to show that this is known",
-        ),
-    }
+    let mode = section.choice(
+        "mode",
+        DurabilityMode::Fsync,
+        &[
+            ("fsync", DurabilityMode::Fsync),
+            ("interval", DurabilityMode::Interval),
+            ("memory", DurabilityMode::Memory),
+        ],
+    );
+    let interval = section.duration(
+        "interval",
+        Duration::from_millis(100),
+        (Duration::from_millis(1), Duration::from_mins(1)),
+    );
+    let max_bytes = section.size("max-bytes", 8 << 30, MAX_BYTES);
+    let key_file = section.file("key-file", "data/store.key");
     section.finish();
-    Durability::Memory
+    Durability {
+        mode,
+        interval,
+        max_bytes,
+        key_file,
+    }
 }
 
 fn read_audit(mut section: Section<'_>) -> Audit {

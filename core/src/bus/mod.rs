@@ -79,6 +79,12 @@ pub trait Bus: Send + Sync {
     /// Takes messages that others published, where [`Keeps::local`] is false.
     fn poll(&self, batch: &mut Vec<Stored<Message>>);
 
+    /// Writes everything that lives into the journal again, where this bus keeps it there; `false`
+    /// if that was not possible. Part of a compaction round.
+    fn rewrite(&self) -> bool {
+        true
+    }
+
     /// Drops what has expired; called about once a second.
     fn tend(&self, now: Now);
 }

@@ -9,9 +9,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Now;
 use crate::guard::{Authorized, Stored};
+use crate::journal::{Journal, Refused as NotWritten, Steps};
 use crate::message::{Message, Publication};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::ticket::Ticket;
 use crate::topic::{TopicFilter, matches};
 use crate::wire::ReasonCode;
 
@@ -26,6 +28,7 @@ pub struct Native {
     retained: RwLock<Retained>,
     settings: Arc<ArcSwap<Settings>>,
     metrics: Arc<Metrics>,
+    journal: Option<Arc<Journal>>,
     tended: Mutex<Option<Box<str>>>,
 }
 
@@ -43,7 +46,42 @@ impl Native {
             retained: RwLock::default(),
             settings,
             metrics,
+            journal: None,
             tended: Mutex::default(),
+        }
+    }
+
+    /// A bus that keeps retained messages in this journal, and has those that it tells of.
+    pub(crate) fn durable(
+        settings: Arc<ArcSwap<Settings>>,
+        metrics: Arc<Metrics>,
+        journal: Arc<Journal>,
+        retained: Vec<Stored<Message>>,
+    ) -> Self {
+        let bus = Self {
+            journal: Some(journal),
+            ..Self::new(settings, metrics)
+        };
+        {
+            let mut store = bus.retained.write();
+            for message in retained {
+                store.bytes += message.weight();
+                store.by_topic.insert(message.topic().into(), message);
+            }
+            store.report(&bus.metrics);
+        }
+        bus
+    }
+
+    /// Writes to the journal, where there is one.
+    fn record(
+        &self,
+        essential: bool,
+        steps: &mut dyn FnMut(&mut Steps<'_, '_>),
+    ) -> Result<Option<Ticket>, NotWritten> {
+        match &self.journal {
+            Some(journal) => journal.write(essential, steps),
+            None => Ok(None),
         }
     }
 
@@ -51,8 +89,14 @@ impl Native {
         let topic = publication.topic.as_str();
         let mut retained = self.retained.write();
         // [MQTT-3.3.1-6]: an empty payload takes the present one away and is not kept.
-        if publication.payload.is_empty() {
+        let written = if publication.payload.is_empty() {
+            let known = retained.by_topic.contains_key(topic);
             retained.remove(topic);
+            if known {
+                self.record(true, &mut |steps| steps.unretained(topic))
+            } else {
+                Ok(None)
+            }
         } else {
             let message = publication.store();
             let settings = self.settings.load();
@@ -63,11 +107,22 @@ impl Native {
                 self.metrics.retained_refused.inc();
                 return Appended::Refused(ReasonCode::QuotaExceeded);
             }
-            retained.bytes = bytes;
-            retained.by_topic.insert(topic.into(), message);
-        }
+            let written = self.record(false, &mut |steps| steps.retained(&message));
+            if written.is_ok() {
+                retained.bytes = bytes;
+                retained.by_topic.insert(topic.into(), message);
+            }
+            written
+        };
         retained.report(&self.metrics);
-        Appended::Safe
+        match written {
+            Ok(None) => Appended::Safe,
+            Ok(Some(ticket)) => Appended::Later(ticket),
+            Err(_) => {
+                self.metrics.retained_refused.inc();
+                Appended::Refused(ReasonCode::QuotaExceeded)
+            }
+        }
     }
 }
 
@@ -92,7 +147,7 @@ impl Bus for Native {
     fn keeps(&self) -> Keeps {
         Keeps {
             author: true,
-            durable: false,
+            durable: self.journal.is_some(),
             retained: true,
             local: true,
         }
@@ -162,6 +217,32 @@ impl Bus for Native {
     }
 
     fn poll(&self, _batch: &mut Vec<Stored<Message>>) {}
+
+    fn rewrite(&self) -> bool {
+        let mut after: Option<Box<str>> = None;
+        loop {
+            let retained = self.retained.read();
+            let start = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+            let page: Vec<_> = retained
+                .by_topic
+                .range::<str, _>((start, Bound::Unbounded))
+                .take(TENDED)
+                .collect();
+            let Some((last, _)) = page.last() else {
+                return true;
+            };
+            // Under the lock: what is retained after this page was read is written after it.
+            let written = self.record(true, &mut |steps| {
+                for (_, message) in &page {
+                    steps.retained(message);
+                }
+            });
+            if written.is_err() {
+                return false;
+            }
+            after = Some((*last).clone());
+        }
+    }
 
     fn tend(&self, now: Now) {
         let mut place = self.tended.lock();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::clock::Now;
 use crate::guard::Subject;
 use crate::hook::{Event, Principal};
+use crate::journal::SessionId;
 use crate::topic::TopicFilter;
 use crate::wire::{AckKind, ReasonCode};
 
@@ -30,6 +31,17 @@ pub(crate) struct Attached {
     pub(crate) session_present: bool,
 }
 
+/// What becomes of a client's will when its connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is published, now or after its delay.
+    Publish,
+    /// It is called off.
+    Discard,
+    /// The broker stops: a session that survives keeps it.
+    Keep,
+}
+
 /// What a `QoS` 2 message is to its session.
 pub(crate) enum Receipt {
     /// Not seen before: it is remembered from now on.
@@ -47,6 +59,8 @@ pub(crate) enum NotAttached {
     SomebodyElses(Principal),
     /// The principal has as many as it may have.
     TooMany(usize),
+    /// The store does not take a session that must survive.
+    StoreFull,
 }
 
 impl Engine {
@@ -64,29 +78,31 @@ impl Engine {
             let mut registry = self.registry.lock();
             let principal = client.subject.principal();
             let known = registry.sessions.get(client_id).cloned();
-            let session = match &known {
-                Some(session) if session.owner != *principal => {
-                    return Err(NotAttached::SomebodyElses(session.owner.clone()));
-                }
-                Some(session) => Arc::clone(session),
-                None => {
-                    let limit = routing.settings.limits.sessions_per_principal;
-                    let owned = registry.owned.entry(principal.clone()).or_insert(0);
-                    if *owned >= limit {
-                        return Err(NotAttached::TooMany(limit));
-                    }
-                    *owned += 1;
-                    let rights = client.subject.rights(&self.modules);
-                    let session =
-                        Session::new(Arc::clone(client_id), Arc::clone(&client.subject), rights);
-                    registry
-                        .sessions
-                        .insert(Arc::clone(client_id), Arc::clone(&session));
-                    self.metrics.sessions.inc();
-                    session
-                }
-            };
+            if let Some(session) = &known
+                && session.owner != *principal
+            {
+                return Err(NotAttached::SomebodyElses(session.owner.clone()));
+            }
+            let limit = routing.settings.limits.sessions_per_principal;
+            let owned = registry.owned.get(principal).copied().unwrap_or(0);
+            if known.is_none() && owned >= limit {
+                return Err(NotAttached::TooMany(limit));
+            }
+            let session = known.clone().unwrap_or_else(|| {
+                let rights = client.subject.rights(&self.modules);
+                Session::new(Arc::clone(client_id), Arc::clone(&client.subject), rights)
+            });
             let mut state = session.lock();
+            let session_present = known.is_some() && !client.clean_start && state.expiry > 0;
+            // Before anything changes: what cannot be written down did not happen.
+            self.record_opening(&mut state, &client, session_present, &routing)?;
+            if known.is_none() {
+                *registry.owned.entry(principal.clone()).or_insert(0) += 1;
+                registry
+                    .sessions
+                    .insert(Arc::clone(client_id), Arc::clone(&session));
+                self.metrics.sessions.inc();
+            }
             self.timers.lock().call_off(&std::mem::take(&mut state.timers));
             if state.link.is_some() {
                 self.metrics.takeovers.inc();
@@ -97,7 +113,6 @@ impl Engine {
                 };
                 state.order(close, &mut routing);
             }
-            let session_present = known.is_some() && !client.clean_start && state.expiry > 0;
             if let Some(will) = state.will.take() {
                 // A delayed will is called off when the session goes on [MQTT-3.1.3-9]; it is
                 // published when the session ends or the connection was open until now.
@@ -116,6 +131,7 @@ impl Engine {
             state.subject = client.subject;
             state.expiry = client.expiry;
             state.will = client.will;
+            state.left = None;
             state.connect(&client.link, now.mono);
             if session_present {
                 // The rights of the new identity decide about the old subscriptions.
@@ -143,9 +159,55 @@ impl Engine {
         Ok(attached)
     }
 
+    /// Writes down that a client has this session; the CONNACK waits for it.
+    fn record_opening(
+        &self,
+        state: &mut State,
+        client: &Admitted,
+        session_present: bool,
+        routing: &Routing<'_>,
+    ) -> Result<(), NotAttached> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
+        let known = state.id;
+        let id = match (client.expiry > 0, known.is_durable()) {
+            (false, false) => return Ok(()),
+            (false, true) => SessionId::default(),
+            (true, true) => known,
+            (true, false) => journal.new_session(),
+        };
+        let will = client.will.as_ref().map(Will::record);
+        let who = client.subject.snapshot();
+        let ticket = routing
+            .write(if id.is_durable() { id } else { known }, false, &mut |steps| {
+                if !id.is_durable() {
+                    steps.ended(known);
+                    return;
+                }
+                if !session_present && known.is_durable() {
+                    steps.reset(id);
+                }
+                steps.opened(id, who, client.expiry, will.as_ref());
+            })
+            .map_err(|_| NotAttached::StoreFull)?;
+        state.id = id;
+        if !session_present {
+            state.entries = 0;
+        }
+        state.barrier = ticket.filter(|_| id.is_durable());
+        Ok(())
+    }
+
     /// Ends a connection of a session. `will`: it is to be published. `expiry`: the client's last
     /// word on how long the session lives, seconds.
-    pub(crate) fn detach(&self, attached: &Attached, will: bool, expiry: Option<u32>, now: Now) {
+    pub(crate) fn detach(
+        &self,
+        attached: &Attached,
+        will: Fate,
+        expiry: Option<u32>,
+        now: Now,
+    ) {
         self.metrics.clients.sub(1);
         let mut routing = self.routing(None, now);
         let mut fired = None;
@@ -165,24 +227,36 @@ impl Engine {
                 state.expiry = expiry;
             }
             state.disconnect(&mut routing);
-            let left = state.will.take().filter(|_| will);
+            let left = state.will.take().filter(|_| will != Fate::Discard);
             if state.expiry == 0 {
-                fired = left;
+                fired = left.filter(|_| will == Fate::Publish);
                 away = None;
                 orphans = self.end(&mut registry, session, &mut state, &mut routing);
             } else {
                 away = Some(state.epoch);
                 orphans = state.orphans(false);
                 let mut timers = self.timers.lock();
+                let will_at;
                 match left {
-                    Some(will) if will.delay > 0 => {
-                        let delay = will.delay.min(state.expiry);
+                    // A broker that stops leaves the will to the one that starts.
+                    Some(left) if left.delay > 0 || will == Fate::Keep => {
+                        let delay = left.delay.min(state.expiry);
                         let key = timers.will(routing.millis, delay, session, state.epoch);
                         state.timers.push(key);
-                        state.will = Some(will);
+                        will_at = Some(key.0);
+                        state.will = Some(left);
                     }
-                    left => fired = left,
+                    left => {
+                        // Due now, until it has been published.
+                        will_at = left.as_ref().map(|_| routing.millis);
+                        fired = left;
+                    }
                 }
+                state.left = Some((routing.millis, will_at));
+                let (id, expiry) = (state.id, state.expiry);
+                let _ = routing.write(id, true, &mut |steps| {
+                    steps.left(id, routing.millis, expiry, will_at);
+                });
                 let key = timers.expiry(routing.millis, state.expiry, session, state.epoch);
                 state.timers.push(key);
             }
@@ -190,6 +264,7 @@ impl Engine {
         self.rehome(orphans, &attached.session, away, &mut routing);
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
+            self.will_is_over(&attached.session, attached.epoch, &routing);
         }
     }
 
@@ -214,6 +289,8 @@ impl Engine {
         self.forget_subscriptions(session, state);
         state.clear(routing);
         state.ended = true;
+        let id = std::mem::take(&mut state.id);
+        let _ = routing.write(id, true, &mut |steps| steps.ended(id));
         orphans
     }
 
@@ -272,18 +349,17 @@ impl Attached {
         kind: AckKind,
         id: u16,
         reason: ReasonCode,
-        now: Now,
-        out: &mut Vec<u8>,
+        routing: &mut Routing<'_>,
     ) {
         let mut state = self.session.lock();
         if state.epoch == self.epoch {
-            state.acknowledged(kind, id, reason, now.mono, out);
+            state.acknowledged(kind, id, reason, routing);
         }
     }
 
     /// Remembers a `QoS` 2 message before it is routed, so that a connection that takes over in
     /// between knows it too.
-    pub(crate) fn receive(&self, id: u16) -> Receipt {
+    pub(crate) fn receive(&self, id: u16, routing: &mut Routing<'_>) -> Receipt {
         let mut state = self.session.lock();
         if state.epoch != self.epoch || state.ended {
             return Receipt::Stale;
@@ -293,6 +369,8 @@ impl Attached {
             return Receipt::Known(promised.map_or_else(Tickets::new, |(_, t)| t.clone()));
         }
         state.received.insert(id);
+        // The PUBREC waits for it.
+        state.record(routing, |steps, session| steps.received(session, id));
         Receipt::New
     }
 
@@ -314,13 +392,18 @@ impl Attached {
 
     /// The sender released a `QoS` 2 message, or it was refused \[MQTT-4.3.3-9\]; whether it was
     /// known.
-    pub(crate) fn released(&self, id: u16) -> bool {
+    pub(crate) fn released(&self, id: u16, routing: &mut Routing<'_>) -> bool {
         let mut state = self.session.lock();
         if state.epoch != self.epoch {
             return false;
         }
         state.promised.retain(|(known, _)| *known != id);
-        state.received.remove(id)
+        let known = state.received.remove(id);
+        if known {
+            // The PUBCOMP waits for it.
+            state.record(routing, |steps, session| steps.freed(session, id));
+        }
+        known
     }
 
     /// `QoS` 2 messages received and not released.

@@ -2,13 +2,12 @@
 //! what is sent again on resume.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::guard::{self, Delivery, Stored};
+use crate::journal::Entry;
 use crate::message::Message;
-use crate::wire::{self, AckKind, QoS, ReasonCode};
+use crate::wire::{AckKind, QoS, ReasonCode};
 
 use super::link::{OUTPUT_HIGH_WATER, WINDOW};
 use super::session::State;
@@ -17,6 +16,8 @@ use super::{Ids, Routing};
 
 /// A message on its way, by its packet identifier.
 pub(super) struct InFlight {
+    /// Its place in the session's history; 0 where there is no journal of it.
+    pub(super) entry: Entry,
     pub(super) id: u16,
     pub(super) state: Awaits,
 }
@@ -57,12 +58,12 @@ pub(super) fn next_id(last: &mut u16, inflight: &VecDeque<InFlight>) -> Option<u
 }
 
 impl InFlight {
-    pub(super) fn new(id: u16, qos: QoS, kept: Option<Kept>) -> Self {
+    pub(super) fn new(entry: Entry, id: u16, qos: QoS, kept: Option<Kept>) -> Self {
         let state = match qos {
             QoS::ExactlyOnce => Awaits::Receipt(kept),
             QoS::AtLeastOnce | QoS::AtMostOnce => Awaits::Acknowledgement(kept),
         };
-        Self { id, state }
+        Self { entry, id, state }
     }
 }
 
@@ -88,62 +89,60 @@ impl State {
         kind: AckKind,
         id: u16,
         reason: ReasonCode,
-        now: Instant,
-        out: &mut Vec<u8>,
+        routing: &mut Routing<'_>,
     ) {
         let Some(link) = &mut self.link else { return };
-        let version = link.version;
         // What moves nothing on is no progress: a client cannot hold publishers up for ever by
         // acknowledging what was never sent.
-        let mut progress = || link.progress = now;
+        let mut progress = || link.progress = routing.now.mono;
         let place = self.inflight.iter().position(|flight| flight.id == id);
         let flight = place.and_then(|place| self.inflight.get_mut(place));
-        let wire_id = NonZeroU16::new(id);
-        match (kind, flight.map(|flight| &mut flight.state)) {
+        let (entry, state) = match flight {
+            Some(flight) => (flight.entry, Some(&mut flight.state)),
+            None => (0, None),
+        };
+        match (kind, state) {
             (AckKind::PubAck, Some(Awaits::Acknowledgement(_)))
             | (AckKind::PubComp, Some(Awaits::Completion)) => {
                 progress();
-                self.forget(place);
+                self.forget(place, routing);
             }
             // [MQTT-4.3.3-4]: an error ends the flow.
             (AckKind::PubRec, Some(Awaits::Receipt(_))) if reason.is_error() => {
                 progress();
-                self.forget(place);
+                self.forget(place, routing);
             }
             (AckKind::PubRec, Some(state @ (Awaits::Receipt(_) | Awaits::Completion))) => {
-                if matches!(state, Awaits::Receipt(_)) {
+                let new = matches!(state, Awaits::Receipt(_));
+                if new {
                     progress();
                 }
                 *state = Awaits::Completion;
-                if let Some(id) = wire_id {
-                    wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
+                link.release(id, ReasonCode::Success);
+                if new {
+                    // On disk before the PUBREL goes out: after it, the PUBLISH must not.
+                    self.record(routing, |steps, session| {
+                        steps.released(session, entry, id);
+                    });
                 }
             }
             (AckKind::PubRec, _) if !reason.is_error() => {
-                if let Some(id) = wire_id {
-                    let unknown = ReasonCode::PacketIdentifierNotFound;
-                    wire::ack(out, version, AckKind::PubRel, id, unknown, None);
-                }
+                link.release(id, ReasonCode::PacketIdentifierNotFound);
             }
             _ => {}
         }
     }
 
-    fn forget(&mut self, place: Option<usize>) {
+    fn forget(&mut self, place: Option<usize>, routing: &mut Routing<'_>) {
         if place.is_some_and(|place| place >= self.inflight.len() - self.resuming) {
             self.resuming -= 1;
         }
-        match place {
-            Some(0) => {
-                self.inflight.pop_front();
-            }
-            Some(place) => {
-                self.inflight.remove(place);
-            }
-            None => {}
-        }
+        let gone = place.and_then(|place| self.inflight.remove(place));
         if self.inflight.is_empty() && self.inflight.capacity() > 64 {
             self.inflight = VecDeque::new();
+        }
+        if let Some(flight) = gone {
+            self.done(flight.entry, routing);
         }
     }
 
@@ -163,13 +162,9 @@ impl State {
             let Some(flight) = self.inflight.get(place) else {
                 return;
             };
-            let id = NonZeroU16::new(flight.id);
             let (kept, qos) = match &flight.state {
                 Awaits::Completion => {
-                    if let Some(id) = id {
-                        let (out, version) = (&mut link.output, link.version);
-                        wire::ack(out, version, AckKind::PubRel, id, ReasonCode::Success, None);
-                    }
+                    link.release(flight.id, ReasonCode::Success);
                     self.resuming -= 1;
                     continue;
                 }
@@ -197,7 +192,7 @@ impl State {
             });
             self.resuming -= 1;
             if !sent {
-                self.inflight.remove(place);
+                self.forget(Some(place), routing);
             }
         }
     }

@@ -5,7 +5,8 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::guard::{Authorized, Delivery};
-use crate::wire::{self, Outbound, PacketId, QoS, ReasonCode, Version};
+use crate::ticket::Ticket;
+use crate::wire::{self, AckKind, Outbound, PacketId, QoS, ReasonCode, Version};
 
 use super::Routing;
 
@@ -99,12 +100,24 @@ pub(crate) struct NewLink {
 pub(crate) enum Taken {
     /// Go on; `sent` messages are in the output. `stalled` is since when publishers have waited
     /// for this client without its making progress.
-    Output { sent: u64, stalled: Option<Instant> },
+    Output {
+        sent: u64,
+        stalled: Option<Instant>,
+        /// What must be on disk before any of it is sent.
+        barrier: Option<Ticket>,
+    },
     /// The connection must end.
     Close(Close),
 }
 
 impl Link {
+    /// Encodes a PUBREL.
+    pub(super) fn release(&mut self, id: u16, reason: ReasonCode) {
+        if let Some(id) = NonZeroU16::new(id) {
+            wire::ack(&mut self.output, self.version, AckKind::PubRel, id, reason, None);
+        }
+    }
+
     /// Encodes a delivery. `false`: it was not sent, because it expired or is larger than the
     /// client takes \[MQTT-3.1.2-24\].
     pub(super) fn send(

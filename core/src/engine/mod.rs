@@ -12,13 +12,14 @@ mod flight;
 mod link;
 mod operate;
 mod queue;
+mod restore;
 mod session;
 mod share;
 mod subscribe;
 mod tree;
 mod will;
 
-pub(crate) use attach::{Admitted, Attached, NotAttached, Receipt};
+pub(crate) use attach::{Admitted, Attached, Fate, NotAttached, Receipt};
 pub(crate) use link::{Close, NewLink, Taken};
 pub(crate) use session::{Session, Tickets, Will};
 pub(crate) use tree::Matched;
@@ -38,6 +39,7 @@ use crate::clock::Now;
 use crate::connection::Connection;
 use crate::guard::{self, Authorized, Grant, Rights, Stored, Subject};
 use crate::hook::{Event, Modules, Principal, Snapshot, Use};
+use crate::journal::{Journal, Refused as NotWritten, SessionId, Steps};
 use crate::message::{Asked, Message, Publication};
 use crate::metrics::Metrics;
 use crate::settings::{OnRevoke, PartlyCovered, Settings};
@@ -62,6 +64,8 @@ pub(crate) struct Engine {
     pub(crate) settings: Arc<ArcSwap<Settings>>,
     pub(crate) metrics: Arc<Metrics>,
     bus: Arc<dyn Bus>,
+    /// What persists; `None` where everything lives in memory.
+    pub(crate) journal: Option<Arc<Journal>>,
     tree: Tree,
     registry: Mutex<Registry>,
     timers: Mutex<Timers>,
@@ -95,6 +99,10 @@ pub(crate) struct Routing<'e> {
     pub(crate) millis: u64,
     pub(crate) generation: u64,
     origin: Option<&'e Session>,
+    /// What must be on disk before the message that is being published is acknowledged.
+    safe: Tickets,
+    /// Somebody who should have it could not store it.
+    refused: bool,
     wakes: Wakes,
     hold: Option<(Ticket, Hold)>,
 }
@@ -147,6 +155,34 @@ impl<'e> Routing<'e> {
     fn hold(&mut self) -> Hold {
         let (_, hold) = self.hold.get_or_insert_with(Ticket::new);
         hold.clone()
+    }
+
+    /// Writes steps to the journal, if there is one and the session is in it. What is essential -
+    /// that something was sent, acknowledged or is over - is taken by a full store too.
+    fn write(
+        &self,
+        session: SessionId,
+        essential: bool,
+        steps: &mut dyn FnMut(&mut Steps<'_, '_>),
+    ) -> Result<Option<Ticket>, NotWritten> {
+        match &self.engine.journal {
+            Some(journal) if session.is_durable() => journal.write(essential, steps),
+            _ => Ok(None),
+        }
+    }
+
+    /// The message that is being published is acknowledged when this is complete, too.
+    fn await_safe(&mut self, ticket: Option<Ticket>) {
+        if let Some(ticket) = ticket
+            && !self.safe.iter().any(|known| known.is(&ticket))
+        {
+            self.safe.push(ticket);
+        }
+    }
+
+    /// The message that is being published could not be stored for somebody.
+    fn refuse(&mut self) {
+        self.refused = true;
     }
 
     /// A stored message opened again; what is withheld is counted and told.
@@ -202,6 +238,7 @@ impl Engine {
         modules: Arc<Modules>,
         settings: Arc<ArcSwap<Settings>>,
         bus: Arc<dyn Bus>,
+        journal: Option<Arc<Journal>>,
     ) -> Self {
         let swept = (modules.policy_generation(), modules.standing_generation());
         Self {
@@ -209,6 +246,7 @@ impl Engine {
             modules,
             settings,
             bus,
+            journal,
             tree: Tree::new(),
             registry: Mutex::default(),
             timers: Mutex::default(),
@@ -225,6 +263,8 @@ impl Engine {
             millis: now.unix_millis(),
             generation: self.modules.policy_generation(),
             origin,
+            safe: Tickets::new(),
+            refused: false,
             wakes: Wakes::new(),
             hold: None,
             engine: self,
@@ -292,7 +332,10 @@ impl Engine {
         if let Some((ticket, _)) = routing.hold.take() {
             published.tickets.push(ticket);
         }
-        if published.receivers == 0 {
+        published.tickets.append(&mut routing.safe);
+        if std::mem::take(&mut routing.refused) {
+            published.reason = ReasonCode::QuotaExceeded;
+        } else if published.receivers == 0 {
             published.reason = ReasonCode::NoMatchingSubscribers;
         }
     }

@@ -45,12 +45,8 @@ impl Engine {
                             .subscriptions
                             .iter()
                             .map(|(_, known)| {
-                                let text = self.tree.text(known.filter);
-                                let whole = match &known.share {
-                                    Some(group) => format!("$share/{}/{text}", group.name),
-                                    None => text,
-                                };
-                                (whole, known.options.qos, known.cover == Covered::Suspended)
+                                let suspended = known.cover == Covered::Suspended;
+                                (known.text(&self.tree), known.options.qos, suspended)
                             })
                             .collect()
                     },

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::guard::Stored;
+use crate::journal::Entry;
 use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::ticket::Hold;
@@ -22,6 +23,8 @@ use super::tree::ShareGroup;
 /// A message that waits for its receiver.
 #[derive(Debug)]
 pub(super) struct Queued {
+    /// Its place in the session's history; 0 where there is no journal of it.
+    pub(super) entry: Entry,
     pub(super) message: Stored<Message>,
     /// The granted `QoS`.
     pub(super) qos: QoS,
@@ -122,19 +125,19 @@ impl Queue {
     }
 
     /// Drops the oldest until the queue lies within the bound and holds nobody: the session went
-    /// offline, or gets more while it is. Returns how many were dropped.
-    pub(super) fn trim(&mut self, bound: Bound, metrics: &Metrics) -> u64 {
-        let mut dropped = 0;
+    /// offline, or gets more while it is. Returns what was dropped.
+    pub(super) fn trim(&mut self, bound: Bound, metrics: &Metrics) -> Vec<Queued> {
+        let mut dropped = Vec::new();
         while self.entries.len() > bound.messages || self.bytes > bound.bytes {
             let Some(queued) = self.entries.pop_front() else {
                 break;
             };
             self.left(queued.message.weight(), metrics);
-            dropped += 1;
+            dropped.push(queued);
         }
         self.excess.clear();
         self.excess_bytes = 0;
-        metrics.dropped_offline.add(dropped);
+        metrics.dropped_offline.add(dropped.len() as u64);
         dropped
     }
 
@@ -143,15 +146,17 @@ impl Queue {
         self.entries.iter()
     }
 
-    /// Takes one message of a group out: another member has it.
-    pub(super) fn take_out(&mut self, message: &Stored<Message>, metrics: &Metrics) {
-        let found = self
-            .entries
-            .iter()
-            .position(|queued| queued.share.is_some() && queued.message.is_same(message));
-        if let Some(queued) = found.and_then(|place| self.entries.remove(place)) {
-            self.left(queued.message.weight(), metrics);
-        }
+    /// Takes one message of a group out: another member has it. Gives its entry.
+    pub(super) fn take_out(
+        &mut self,
+        message: &Stored<Message>,
+        metrics: &Metrics,
+    ) -> Option<Entry> {
+        let same = |queued: &Queued| queued.share.is_some() && queued.message.is_same(message);
+        let place = self.entries.iter().position(same)?;
+        let queued = self.entries.remove(place)?;
+        self.left(queued.message.weight(), metrics);
+        Some(queued.entry)
     }
 
     /// Empties the queue and lets go of everybody.
@@ -224,6 +229,18 @@ impl IdSet {
             *word |= 1 << (id % 64);
             *count += 1;
         }
+    }
+
+    /// The ids, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u16> {
+        let (few, many) = match self {
+            Self::Few(ids) => (ids.as_slice(), &[][..]),
+            Self::Many(bits, _) => (&[][..], &bits[..]),
+        };
+        let many = (0u16..).zip(many).flat_map(|(word, bits)| {
+            (0..64).filter_map(move |bit| (bits & (1 << bit) != 0).then_some(word * 64 + bit))
+        });
+        few.iter().copied().chain(many)
     }
 
     /// Takes an id out; says whether it was there.

@@ -22,6 +22,7 @@ use smallvec::SmallVec;
 
 use crate::guard::{self, Authorized, Delivery, Grant, Rights, Stored, Subject};
 use crate::hook::Principal;
+use crate::journal::{Entry, QueuedAs, SessionId, Steps, WillRecord};
 use crate::message::{Message, Publication};
 use crate::topic::TopicFilter;
 use crate::ticket::Ticket;
@@ -30,7 +31,7 @@ use crate::wire::{QoS, ReasonCode, SubscribeOptions};
 use super::flight::{InFlight, Kept, next_id};
 use super::link::{Aliases, Close, Link, NewLink, OUTPUT_HIGH_WATER, Taken, WINDOW};
 use super::queue::{IdSet, Queue, Queued};
-use super::tree::{FilterRef, ShareGroup, Slot};
+use super::tree::{FilterRef, ShareGroup, Slot, Tree};
 use super::will::TimerKey;
 use super::{Ids, Routing};
 
@@ -43,6 +44,12 @@ pub(crate) struct Session {
 
 /// What a session knows; see [`Session::lock`].
 pub(crate) struct State {
+    /// Its name in the journal, if it has one.
+    pub(super) id: SessionId,
+    /// The number of the last message that it took.
+    pub(super) entries: Entry,
+    /// What must be on disk before anything more is sent to the client.
+    pub(super) barrier: Option<Ticket>,
     pub(super) subject: Arc<Subject>,
     pub(super) rights: Arc<Rights>,
     pub(super) link: Option<Link>,
@@ -58,7 +65,7 @@ pub(crate) struct State {
     pub(super) inflight: VecDeque<InFlight>,
     /// How many at the end of `inflight` are still to be sent again on this connection.
     pub(super) resuming: usize,
-    last_id: u16,
+    pub(super) last_id: u16,
     pub(super) received: IdSet,
     /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
     /// client that comes back and repeats one waits for the same.
@@ -67,6 +74,9 @@ pub(crate) struct State {
     scans: VecDeque<Scan>,
     /// Its deadlines while nobody is connected.
     pub(super) timers: SmallVec<[TimerKey; 2]>,
+    /// When it lost its connection and when its will is due, for the journal; milliseconds since
+    /// the Unix epoch.
+    pub(super) left: Option<(u64, Option<u64>)>,
     /// The session has ended: nothing is taken any more.
     pub(super) ended: bool,
 }
@@ -91,6 +101,15 @@ impl Will {
             expiry,
         }
     }
+
+    /// As the journal writes it.
+    pub(super) fn record(&self) -> WillRecord<'_> {
+        WillRecord {
+            message: &self.message,
+            delay: self.delay,
+            expiry: self.expiry,
+        }
+    }
 }
 
 /// A subscription of this session.
@@ -101,6 +120,17 @@ pub(crate) struct Subscription {
     pub(super) id: Option<NonZeroU32>,
     pub(super) serial: u32,
     pub(super) cover: Covered,
+}
+
+impl Subscription {
+    /// The filter as the client wrote it.
+    pub(super) fn text(&self, tree: &Tree) -> String {
+        let text = tree.text(self.filter);
+        match &self.share {
+            Some(group) => format!("$share/{}/{text}", group.name),
+            None => text,
+        }
+    }
 }
 
 /// How a subscription stands under the present policy.
@@ -147,6 +177,9 @@ impl Session {
             client_id,
             owner: subject.principal().clone(),
             state: Mutex::new(State {
+                id: SessionId::default(),
+                entries: 0,
+                barrier: None,
                 subject,
                 rights,
                 link: None,
@@ -164,6 +197,7 @@ impl Session {
                 promised: Vec::new(),
                 scans: VecDeque::new(),
                 timers: SmallVec::new(),
+                left: None,
                 ended: false,
             }),
         })
@@ -244,11 +278,7 @@ impl State {
         self.rights = self.subject.rights(routing.modules());
         let mut revoked = None;
         for (_, subscription) in &mut self.subscriptions {
-            let text = routing.tree().text(subscription.filter);
-            let whole = match &subscription.share {
-                Some(group) => format!("$share/{}/{text}", group.name),
-                None => text,
-            };
+            let whole = subscription.text(routing.tree());
             let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
                 .map_err(|error| error.to_string())
                 .and_then(|filter| routing.cover(&self.rights, filter));
@@ -284,6 +314,91 @@ impl State {
         }
     }
 
+    /// Writes steps of this session to the journal, if it has one; what is sent to the client
+    /// afterwards waits until they are safe. If they cannot be written the connection ends: a
+    /// client must not be told what a restart would not know.
+    pub(super) fn record(
+        &mut self,
+        routing: &mut Routing<'_>,
+        mut steps: impl FnMut(&mut Steps<'_, '_>, SessionId),
+    ) {
+        let id = self.id;
+        match routing.write(id, true, &mut |write| steps(write, id)) {
+            Ok(ticket) => self.barrier = ticket.or(self.barrier.take()),
+            Err(_) => self.order(
+                Close {
+                    code: ReasonCode::UnspecifiedError,
+                    reason: "the store has failed".to_owned(),
+                    will: true,
+                },
+                routing,
+            ),
+        }
+    }
+
+    /// The same for what can be refused; `false`: the store does not take it.
+    pub(super) fn try_record(
+        &mut self,
+        routing: &mut Routing<'_>,
+        mut steps: impl FnMut(&mut Steps<'_, '_>, SessionId),
+    ) -> bool {
+        let id = self.id;
+        let written = routing.write(id, false, &mut |write| steps(write, id));
+        if let Ok(ticket) = &written {
+            self.barrier = ticket.clone().or(self.barrier.take());
+        }
+        written.is_ok()
+    }
+
+    /// A message is acknowledged, dropped or expired. If that cannot be written it comes again
+    /// after a restart: once more, never less.
+    pub(super) fn done(&mut self, entry: Entry, routing: &mut Routing<'_>) {
+        if entry != 0 {
+            let id = self.id;
+            let _ = routing.write(id, true, &mut |steps| steps.done(id, entry));
+        }
+    }
+
+    /// The number of the next message that the journal is told of; 0 where there is none.
+    fn next_entry(&mut self, qos: QoS) -> Entry {
+        if !self.id.is_durable() || qos == QoS::AtMostOnce {
+            return 0;
+        }
+        self.entries += 1;
+        self.entries
+    }
+
+    /// Writes down that this session takes a message; its publisher's acknowledgement waits for
+    /// that. `sent`: the packet identifier under which it goes out at once, which for `QoS` 2 must
+    /// be on disk first. `false`: the store does not take it.
+    fn record_taken(&mut self, queued: &Queued, sent: Option<u16>, routing: &mut Routing<'_>) -> bool {
+        if queued.entry == 0 {
+            return true;
+        }
+        let id = self.id;
+        let how = QueuedAs {
+            entry: queued.entry,
+            qos: queued.qos,
+            retain: queued.retain,
+            ids: &queued.ids,
+        };
+        let written = routing.write(id, false, &mut |steps| {
+            steps.queued(id, &queued.message, &how);
+            if let Some(sent) = sent {
+                steps.sent(id, queued.entry, sent);
+            }
+        });
+        let Ok(ticket) = written else {
+            routing.refuse();
+            return false;
+        };
+        if sent.is_some() && queued.qos == QoS::ExactlyOnce {
+            self.barrier = ticket.clone().or(self.barrier.take());
+        }
+        routing.await_safe(ticket);
+        true
+    }
+
     /// Sends a message, or queues it, or drops it as the rules say. `store` makes the copy that is
     /// kept.
     fn push(
@@ -293,64 +408,133 @@ impl State {
         store: &dyn Fn() -> Stored<Message>,
         routing: &mut Routing<'_>,
     ) -> Delivered {
-        let bound = routing.bound();
-        let resumable = self.expiry > 0;
-        let Some(link) = &mut self.link else {
-            // Offline: QoS 0 is for those who are there.
-            if !resumable || self.ended || delivery.qos == QoS::AtMostOnce {
-                return Delivered::Not;
-            }
-            let queued = Queued::of(delivery, share, store());
-            self.queue.push(queued, None, routing.metrics());
-            let dropped = self.queue.trim(bound, routing.metrics());
-            routing.queue_dropped(self.subject.snapshot(), dropped);
-            return Delivered::Taken;
-        };
-        let open = self.queue.is_empty()
-            && self.resuming == 0
-            && link.output.len() < OUTPUT_HIGH_WATER;
-        if delivery.qos == QoS::AtMostOnce {
-            if open {
-                link.send(delivery, None, false, routing);
-                link.wake(routing);
-                return Delivered::Taken;
-            }
-            let message = store();
-            if !self.queue.has_room(message.weight(), bound) {
-                routing.metrics().dropped_qos0.inc();
-                return Delivered::Not;
-            }
-            let queued = Queued::of(delivery, share, message);
-            self.queue.push(queued, None, routing.metrics());
-            return Delivered::Taken;
+        if self.link.is_none() {
+            return self.push_offline(delivery, share, store, routing);
         }
-        if open
-            && self.inflight.len() < usize::from(link.window)
-            && let Some(id) = next_id(&mut self.last_id, &self.inflight)
-        {
-            if link.send(delivery, Some((id, false)), false, routing) {
-                let keep = resumable || share.is_some();
-                let kept = keep.then(|| Kept::of(delivery, share, store()));
-                self.inflight
-                    .push_back(InFlight::new(id, delivery.qos, kept));
-                link.wake(routing);
-            }
+        if delivery.qos == QoS::AtMostOnce {
+            self.push_once(delivery, share, store, routing)
+        } else {
+            self.push_acknowledged(delivery, share, store, routing)
+        }
+    }
+
+    fn push_offline(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        // QoS 0 is for those who are there.
+        if self.expiry == 0 || self.ended || delivery.qos == QoS::AtMostOnce {
+            return Delivered::Not;
+        }
+        let entry = self.next_entry(delivery.qos);
+        let queued = Queued::of(entry, delivery, share, store());
+        if !self.record_taken(&queued, None, routing) {
+            return Delivered::Not;
+        }
+        self.queue.push(queued, None, routing.metrics());
+        self.trim(routing);
+        Delivered::Taken
+    }
+
+    /// The oldest messages of an offline session make room.
+    pub(super) fn trim(&mut self, routing: &mut Routing<'_>) {
+        let dropped = self.queue.trim(routing.bound(), routing.metrics());
+        routing.queue_dropped(self.subject.snapshot(), dropped.len() as u64);
+        for queued in dropped {
+            self.done(queued.entry, routing);
+        }
+    }
+
+    fn push_once(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let open = self.is_open();
+        let Some(link) = &mut self.link else {
+            return Delivered::Not;
+        };
+        if open {
+            link.send(delivery, None, false, routing);
+            link.wake(routing);
             return Delivered::Taken;
         }
         let message = store();
-        let weight = message.weight();
+        if !self.queue.has_room(message.weight(), routing.bound()) {
+            routing.metrics().dropped_qos0.inc();
+            return Delivered::Not;
+        }
+        let queued = Queued::of(0, delivery, share, message);
+        self.queue.push(queued, None, routing.metrics());
+        Delivered::Taken
+    }
+
+    /// Whether a message can go out before others that wait.
+    fn is_open(&self) -> bool {
+        self.queue.is_empty()
+            && self.resuming == 0
+            && self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.output.len() < OUTPUT_HIGH_WATER)
+    }
+
+    fn push_acknowledged(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let entry = self.next_entry(delivery.qos);
+        let window = self.link.as_ref().map_or(0, |link| usize::from(link.window));
+        if self.is_open()
+            && self.inflight.len() < window
+            && let Some(id) = next_id(&mut self.last_id, &self.inflight)
+        {
+            if entry != 0 {
+                let queued = Queued::of(entry, delivery, share.clone(), store());
+                if !self.record_taken(&queued, Some(id), routing) {
+                    return Delivered::Not;
+                }
+            }
+            let keep = self.expiry > 0 || share.is_some();
+            let Some(link) = &mut self.link else {
+                return Delivered::Not;
+            };
+            if link.send(delivery, Some((id, false)), false, routing) {
+                link.wake(routing);
+                let kept = keep.then(|| Kept::of(delivery, share, store()));
+                self.inflight
+                    .push_back(InFlight::new(entry, id, delivery.qos, kept));
+            } else {
+                self.done(entry, routing);
+            }
+            return Delivered::Taken;
+        }
+        let queued = Queued::of(entry, delivery, share, store());
+        if !self.record_taken(&queued, None, routing) {
+            return Delivered::Not;
+        }
+        let (weight, bound) = (queued.message.weight(), routing.bound());
         if !self.queue.has_room(weight, bound) {
             self.queue.drop_qos0(routing.metrics());
         }
         let hold = (!self.queue.has_room(weight, bound)).then(|| routing.hold());
-        if hold.is_some() {
+        if hold.is_some()
+            && let Some(link) = &mut self.link
+        {
             if !self.queue.holds_publishers() {
                 link.progress = routing.now.mono;
             }
             // So that the connection looks at its clock: without progress it will be ended.
             link.wake(routing);
         }
-        let queued = Queued::of(delivery, share, message);
         self.queue.push(queued, hold, routing.metrics());
         Delivered::Taken
     }
@@ -391,6 +575,7 @@ impl State {
     /// Sends one message that was stored: its author and the receiver are asked about again.
     fn send_stored(&mut self, queued: Queued, routing: &mut Routing<'_>) {
         let Queued {
+            entry,
             message,
             qos,
             retain,
@@ -422,20 +607,32 @@ impl State {
                 link.send(&delivery, id.map(|id| (id, false)), false, routing)
                     .then_some(id)
             }),
-            None => return,
+            None => return self.done(entry, routing),
         };
         match delivery {
             Ok(Some(Some(id))) => {
+                if entry != 0 && qos == QoS::ExactlyOnce {
+                    self.record(routing, |steps, session| steps.sent(session, entry, id));
+                } else if entry != 0 {
+                    let session = self.id;
+                    // If that is lost it goes out under another identifier after a restart.
+                    let _ =
+                        routing.write(session, true, &mut |steps| steps.sent(session, entry, id));
+                }
                 let kept = (self.expiry > 0 || share.is_some()).then_some(Kept {
                     message,
                     retain,
                     ids,
                     share,
                 });
-                self.inflight.push_back(InFlight::new(id, qos, kept));
+                self.inflight
+                    .push_back(InFlight::new(entry, id, qos, kept));
             }
-            Ok(_) => {}
-            Err(_) => routing.metrics().deliveries_denied.inc(),
+            Ok(_) => self.done(entry, routing),
+            Err(_) => {
+                routing.metrics().deliveries_denied.inc();
+                self.done(entry, routing);
+            }
         }
     }
 
@@ -463,19 +660,23 @@ impl State {
                 self.scans.pop_front();
             }
         }
-        let own = &self.subject.snapshot().client_id;
         for message in page.messages {
+            let own = &self.subject.snapshot().client_id;
             if options.no_local && message.author().snapshot().client_id == *own {
                 continue;
             }
+            let qos = message.qos().min(options.qos);
             let queued = Queued {
-                qos: message.qos().min(options.qos),
+                entry: self.next_entry(qos),
+                qos,
                 message,
                 retain: true,
                 ids: id.into_iter().collect(),
                 share: None,
             };
-            self.queue.push(queued, None, routing.metrics());
+            if self.record_taken(&queued, None, routing) {
+                self.queue.push(queued, None, routing.metrics());
+            }
         }
     }
 
@@ -524,6 +725,7 @@ impl State {
             return Taken::Output {
                 sent: 0,
                 stalled: None,
+                barrier: None,
             };
         };
         if let Some(close) = link.close.take() {
@@ -542,6 +744,7 @@ impl State {
         Taken::Output {
             sent: std::mem::take(&mut link.sent),
             stalled: holds.then_some(link.progress),
+            barrier: self.barrier.take(),
         }
     }
 
@@ -638,12 +841,12 @@ impl State {
     /// The connection is gone; what it alone needed goes too.
     pub(super) fn disconnect(&mut self, routing: &mut Routing<'_>) {
         self.link = None;
+        self.barrier = None;
         self.resuming = 0;
         self.scans = VecDeque::new();
         if self.expiry > 0 {
             self.queue.drop_qos0(routing.metrics());
-            let dropped = self.queue.trim(routing.bound(), routing.metrics());
-            routing.queue_dropped(self.subject.snapshot(), dropped);
+            self.trim(routing);
         }
     }
 
@@ -660,11 +863,13 @@ fn index_hash(filter: FilterRef) -> u64 {
 
 impl Queued {
     fn of(
+        entry: Entry,
         delivery: &Delivery<'_>,
         share: Option<Arc<ShareGroup>>,
         message: Stored<Message>,
     ) -> Self {
         Self {
+            entry,
             message,
             share,
             qos: delivery.qos,

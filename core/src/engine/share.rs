@@ -119,10 +119,16 @@ impl Engine {
             return;
         }
         for Orphan { message, id, .. } in moved {
-            match id {
-                Some(id) => state.inflight.retain(|flight| flight.id != id),
+            let entry = match id {
+                Some(id) => {
+                    let place = state.inflight.iter().position(|flight| flight.id == id);
+                    place
+                        .and_then(|place| state.inflight.remove(place))
+                        .map(|flight| flight.entry)
+                }
                 None => state.queue.take_out(&message, routing.metrics()),
-            }
+            };
+            state.done(entry.unwrap_or(0), routing);
         }
     }
 }

@@ -29,6 +29,7 @@ impl Engine {
         }
         state.refresh(routing);
         let who = Arc::clone(&state.subject);
+        let now = routing.now;
         let denied = |rule: &str| {
             self.metrics.subscribes_denied.inc();
             let event = Event::SubscribeDenied {
@@ -36,7 +37,7 @@ impl Engine {
                 filter: filter.as_str(),
                 rule,
             };
-            self.modules.observe(&event, routing.now);
+            self.modules.observe(&event, now);
         };
         let grant = match routing.cover(&state.rights, filter) {
             Ok(grant) => grant,
@@ -51,6 +52,19 @@ impl Engine {
             .find(filter)
             .and_then(|name| state.slot_of(name, filter.share()));
         let is_new = known.is_none();
+        let limit = routing.settings.limits.subscriptions_per_session;
+        if is_new && state.subscriptions.len() >= limit {
+            self.metrics.limits_hit.inc();
+            denied(&format!("limits.subscriptions-per-session = {limit}"));
+            return ReasonCode::QuotaExceeded;
+        }
+        let recorded = state.try_record(routing, |steps, session| {
+            steps.subscribed(session, filter.as_str(), options, id);
+        });
+        if !recorded {
+            denied("the store is full");
+            return ReasonCode::QuotaExceeded;
+        }
         let slot = if let Some(slot) = known {
             if let Some(subscription) = state.subscriptions.get_mut(slot.place as usize) {
                 subscription.options = options;
@@ -59,12 +73,6 @@ impl Engine {
             }
             slot
         } else {
-            let limit = routing.settings.limits.subscriptions_per_session;
-            if state.subscriptions.len() >= limit {
-                self.metrics.limits_hit.inc();
-                denied(&format!("limits.subscriptions-per-session = {limit}"));
-                return ReasonCode::QuotaExceeded;
-            }
             let slot = state.next_slot();
             let entry = Entry {
                 session: Arc::clone(session),
@@ -136,6 +144,9 @@ impl Engine {
         );
         self.metrics.subscriptions.sub(1);
         self.bus.declare(filter, false);
+        state.record(routing, |steps, session| {
+            steps.unsubscribed(session, filter.as_str());
+        });
         let who = Arc::clone(&state.subject);
         drop(state);
         let event = Event::Unsubscribed {

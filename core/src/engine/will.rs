@@ -53,6 +53,16 @@ impl Timers {
         self.add(millis, expiry, session, epoch, What::Expiry)
     }
 
+    /// A will that is due at this moment.
+    pub(super) fn will_at(&mut self, due: u64, session: &Arc<Session>, epoch: u64) -> TimerKey {
+        self.add(due, 0, session, epoch, What::Will)
+    }
+
+    /// A session that ends at this moment.
+    pub(super) fn expiry_at(&mut self, due: u64, session: &Arc<Session>, epoch: u64) -> TimerKey {
+        self.add(due, 0, session, epoch, What::Expiry)
+    }
+
     /// Forgets deadlines of a session that goes on or has ended: a client that comes and goes
     /// leaves none behind.
     pub(super) fn call_off(&mut self, keys: &[TimerKey]) {
@@ -122,7 +132,20 @@ impl Engine {
             }
             if let Some(will) = will {
                 self.fire(&will, &mut routing);
+                self.will_is_over(&session, timer.epoch, &routing);
             }
+        }
+    }
+
+    /// A will was published: a restart does not publish it again.
+    pub(super) fn will_is_over(&self, session: &Session, epoch: u64, routing: &Routing<'_>) {
+        let mut state = session.lock();
+        if state.epoch == epoch && !state.ended {
+            let id = state.id;
+            if let Some((_, will_at)) = &mut state.left {
+                *will_at = None;
+            }
+            let _ = routing.write(id, true, &mut |steps| steps.will_over(id));
         }
     }
 

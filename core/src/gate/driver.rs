@@ -66,12 +66,11 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// `input` came with the CONNECT; `greeting` is the CONNACK, which goes out first.
+    /// `input` came with the CONNECT.
     pub(super) fn new(
         stream: Stream,
         connection: Connection,
         input: Vec<u8>,
-        greeting: Vec<u8>,
         renewal: Option<Box<dyn Renew>>,
         place: Place,
         now: Now,
@@ -82,7 +81,7 @@ impl Driver {
             connection,
             early: !input.is_empty(),
             input,
-            output: greeting,
+            output: Vec::new(),
             written: 0,
             unflushed: false,
             blocked: None,

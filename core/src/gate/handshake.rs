@@ -110,7 +110,6 @@ pub(super) async fn run(
                 stream,
                 ready.connection,
                 input,
-                ready.greeting,
                 ready.renewal,
                 place,
                 now,
@@ -167,7 +166,6 @@ struct Proven {
 
 struct Ready {
     connection: Connection,
-    greeting: Vec<u8>,
     renewal: Option<Box<dyn Renew>>,
 }
 
@@ -664,6 +662,11 @@ impl Handshake<'_> {
                     "session",
                     format!("the session {client_id:?} belongs to {owner}"),
                 ),
+                NotAttached::StoreFull => (
+                    ReasonCode::QuotaExceeded,
+                    "store",
+                    "the store does not take a session that must survive".to_owned(),
+                ),
                 NotAttached::TooMany(limit) => (
                     ReasonCode::QuotaExceeded,
                     "limit",
@@ -706,9 +709,11 @@ impl Handshake<'_> {
             max_packet: connect.max_packet_size,
             peer: self.peer,
         };
+        let engine = Arc::clone(engine);
+        let mut connection = Connection::new(engine, attached, subject, watch, terms, now);
+        connection.greet(greeting);
         Ok(Ready {
-            connection: Connection::new(Arc::clone(engine), attached, subject, watch, terms, now),
-            greeting,
+            connection,
             renewal,
         })
     }

@@ -25,7 +25,8 @@ use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::hook::{Action, Cover, Modules, Use};
-use crate::message::{Message, Publication};
+use crate::journal::Mark;
+use crate::message::{Asked, Message, Publication};
 use crate::topic::TopicFilter;
 use crate::wire::QoS;
 
@@ -87,6 +88,20 @@ impl Stored<Message> {
     #[must_use]
     pub fn expires(&self) -> Option<u64> {
         self.0.expires()
+    }
+
+    /// What the journal writes of it: no more than a store keeps anyway.
+    pub(crate) fn facts(&self) -> (QoS, Asked, Option<u64>) {
+        (self.0.qos(), self.0.asked(), self.0.expires())
+    }
+
+    /// Topic, encoded properties and payload, for the journal.
+    pub(crate) fn parts(&self) -> (&[u8], &[u8], &[u8]) {
+        self.0.parts()
+    }
+
+    pub(crate) fn mark(&self) -> &Mark {
+        self.0.mark()
     }
 }
 

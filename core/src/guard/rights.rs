@@ -49,6 +49,14 @@ impl Rights {
         }
     }
 
+    /// No rights, of no generation: whoever looks finds them stale.
+    pub(crate) fn none() -> Self {
+        Self {
+            grants: SmallVec::new(),
+            generation: u64::MAX,
+        }
+    }
+
     pub(crate) fn decide(
         &self,
         action: Action,

@@ -8,6 +8,8 @@ use arc_swap::ArcSwap;
 use crate::clock::Now;
 use crate::hook::{Credential, Identity, Modules, Principal, Snapshot, Use};
 
+use crate::journal::Mark;
+
 use super::Rights;
 
 /// Somebody whose rights can be asked for at any time: a connected client, the author of a
@@ -19,6 +21,8 @@ use super::Rights;
 pub struct Subject {
     snapshot: Snapshot,
     rights: ArcSwap<Rights>,
+    /// Its name in the journal.
+    mark: Mark,
     /// The standing generation in which the author was last found in good standing, plus one.
     stood: AtomicU64,
 }
@@ -30,8 +34,34 @@ impl Subject {
         Arc::new(Self {
             snapshot,
             rights: ArcSwap::new(rights),
+            mark: Mark::default(),
             stood: AtomicU64::new(0),
         })
+    }
+
+    /// Somebody whom the journal tells of; the rights are fetched when they are asked for.
+    pub(crate) fn recorded(snapshot: Snapshot) -> Arc<Self> {
+        Arc::new(Self {
+            snapshot,
+            rights: ArcSwap::from_pointee(Rights::none()),
+            mark: Mark::default(),
+            stood: AtomicU64::new(0),
+        })
+    }
+
+    /// A snapshot of nobody.
+    pub(crate) fn nobody() -> Snapshot {
+        Snapshot {
+            identity: Identity::new(Principal::anonymous()),
+            credential: Credential::new("", ""),
+            client_id: "".into(),
+            listener: "".into(),
+            address: None,
+        }
+    }
+
+    pub(crate) fn mark(&self) -> &Mark {
+        &self.mark
     }
 
     /// A part of the broker that publishes, `system:NAME`.

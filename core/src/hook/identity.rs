@@ -69,6 +69,11 @@ impl Principal {
         Self(format!("system:{name}").into())
     }
 
+    /// A principal as it was written into the broker's own store.
+    pub(crate) fn recorded(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// What stands before the first colon: `cert`, `jwt`, `user`, `system` or `anonymous`.
     #[must_use]
     pub fn kind(&self) -> &str {

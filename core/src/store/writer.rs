@@ -80,9 +80,16 @@ impl Drop for Pending {
 pub struct Batch<'a> {
     buffer: &'a mut Vec<u8>,
     overflow: bool,
+    round: u32,
 }
 
 impl Batch<'_> {
+    /// The round that these records belong to; see [`super::Log::round`].
+    #[must_use]
+    pub fn round(&self) -> u32 {
+        self.round
+    }
+
     /// Pushes a record. `write` appends its bytes, and only appends.
     pub fn record(&mut self, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
         self.buffer.push(kind);
@@ -158,6 +165,7 @@ impl Shared {
         let mut batch = Batch {
             buffer: undo.buffer,
             overflow: false,
+            round: state.round,
         };
         write(&mut batch);
         let overflow = batch.overflow;

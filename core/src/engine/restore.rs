@@ -1,0 +1,220 @@
+//! Back from disk, and compaction: the journal's side of the engine.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::clock::Now;
+use crate::guard::Subject;
+use crate::journal::{QueuedAs, RecoveredSession, Steps};
+use crate::topic::TopicFilter;
+use crate::wire::{QoS, SubscribeOptions};
+
+use super::flight::{Awaits, InFlight, Kept};
+use super::queue::Queued;
+use super::session::{Covered, State, Subscription};
+use super::tree::Entry;
+use super::{Engine, Session, Will};
+
+/// A will that a broker left behind waits at least so long for its client to come back,
+/// milliseconds.
+const WILL_PATIENCE: u64 = 30_000;
+
+impl Engine {
+    /// Puts back what the journal tells. Called before any listener accepts.
+    pub(crate) fn restore(&self, sessions: Vec<RecoveredSession>, now: Now) {
+        for session in sessions {
+            self.restore_session(session, now);
+        }
+    }
+
+    fn restore_session(&self, from: RecoveredSession, now: Now) {
+        let mut routing = self.routing(None, now);
+        let subject = Subject::recorded(from.who);
+        let rights = subject.rights(&self.modules);
+        let client_id = Arc::clone(&subject.snapshot().client_id);
+        let session = Session::new(client_id, Arc::clone(&subject), rights);
+        {
+            let mut registry = self.registry.lock();
+            let owner = session.owner.clone();
+            *registry.owned.entry(owner).or_insert(0) += 1;
+            registry
+                .sessions
+                .insert(Arc::clone(&session.client_id), Arc::clone(&session));
+        }
+        self.metrics.sessions.inc();
+        let mut state = session.lock();
+        state.id = from.id;
+        state.expiry = from.expiry;
+        for (text, (options, id)) in from.subscriptions {
+            let Ok(filter) = TopicFilter::new(&text, routing.settings.mqtt.topic) else {
+                // The limits are narrower than they were.
+                continue;
+            };
+            let cover = routing.cover(&state.rights, filter);
+            let slot = state.next_slot();
+            let entry = Entry {
+                session: Arc::clone(&session),
+                slot,
+            };
+            let Some((name, share)) = self.tree.add(filter, entry) else {
+                continue;
+            };
+            state.insert(Subscription {
+                filter: name,
+                share,
+                options,
+                id,
+                serial: slot.serial,
+                cover: cover.map_or(Covered::Suspended, Into::into),
+            });
+            self.metrics.subscriptions.inc();
+            self.bus.declare(filter, true);
+        }
+        let mut flights: Vec<InFlight> = from
+            .releasing
+            .into_iter()
+            .map(|(entry, id)| InFlight {
+                entry,
+                id,
+                state: Awaits::Completion,
+            })
+            .collect();
+        for (entry, flight) in from.messages {
+            if let Some(id) = flight.sent {
+                let kept = Kept {
+                    message: flight.message,
+                    retain: flight.retain,
+                    ids: flight.ids,
+                    share: None,
+                };
+                flights.push(InFlight::new(entry, id, flight.qos, Some(kept)));
+            } else {
+                state.entries = state.entries.max(entry);
+                let queued = Queued {
+                    entry,
+                    message: flight.message,
+                    qos: flight.qos,
+                    retain: flight.retain,
+                    ids: flight.ids,
+                    share: None,
+                };
+                state.queue.push(queued, None, &self.metrics);
+            }
+        }
+        flights.sort_by_key(|flight| flight.entry);
+        if let Some(last) = flights.last() {
+            state.entries = state.entries.max(last.entry);
+            state.last_id = last.id;
+        }
+        state.inflight = flights.into();
+        for id in from.received {
+            state.received.insert(id);
+        }
+        let left = from.left.unwrap_or(routing.millis);
+        let patience = routing.millis.saturating_add(WILL_PATIENCE);
+        let mut ends = left.saturating_add(u64::from(from.expiry) * 1000);
+        let mut will_at = None;
+        if let Some((message, delay, expiry)) = from.will {
+            let due = from
+                .will_at
+                .unwrap_or_else(|| left.saturating_add(u64::from(delay) * 1000));
+            let due = due.max(patience);
+            ends = ends.max(patience);
+            will_at = Some(due);
+            state.will = Some(Will::new(message, delay, expiry));
+        }
+        state.left = Some((left, will_at));
+        let mut timers = self.timers.lock();
+        if let Some(due) = will_at {
+            let key = timers.will_at(due, &session, state.epoch);
+            state.timers.push(key);
+        }
+        let key = timers.expiry_at(ends, &session, state.epoch);
+        state.timers.push(key);
+        drop(timers);
+        state.trim(&mut routing);
+    }
+
+    /// Whether the journal has grown so much that writing everything again is worth its while.
+    pub(crate) fn wants_compaction(&self) -> bool {
+        self.journal
+            .as_ref()
+            .is_some_and(|journal| journal.wants_round())
+    }
+
+    /// Writes everything that lives again, session by session, so that what is older can go. Others
+    /// go on meanwhile: what happens to a session after its turn is written after it.
+    pub(crate) fn compact(&self) {
+        let Some(journal) = &self.journal else {
+            return;
+        };
+        journal.begin_round();
+        let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
+        let mut complete = true;
+        for session in sessions {
+            let state = session.lock();
+            if state.id.is_durable() && !state.ended {
+                let filters: Vec<_> = state
+                    .subscriptions
+                    .iter()
+                    .map(|(_, known)| (known.text(&self.tree), known.options, known.id))
+                    .collect();
+                let written = journal.write(true, &mut |steps| state.dump(&filters, steps));
+                complete &= written.is_ok();
+            }
+        }
+        complete &= self.bus.rewrite();
+        // A round that is not complete leaves what is older in place.
+        if complete {
+            journal.finish_round();
+        }
+    }
+}
+
+impl State {
+    /// Everything that the journal knows of this session, as of now. `filters` are the texts of its
+    /// subscriptions.
+    fn dump(&self, filters: &[(String, SubscribeOptions, Option<NonZeroU32>)], steps: &mut Steps<'_, '_>) {
+        let id = self.id;
+        let will = self.will.as_ref().map(Will::record);
+        steps.opened(id, self.subject.snapshot(), self.expiry, will.as_ref());
+        steps.reset(id);
+        for (text, options, identifier) in filters {
+            steps.subscribed(id, text, *options, *identifier);
+        }
+        for flight in self.inflight.iter().filter(|flight| flight.entry != 0) {
+            let (kept, qos) = match &flight.state {
+                Awaits::Acknowledgement(Some(kept)) => (kept, QoS::AtLeastOnce),
+                Awaits::Receipt(Some(kept)) => (kept, QoS::ExactlyOnce),
+                Awaits::Acknowledgement(None) | Awaits::Receipt(None) => continue,
+                Awaits::Completion => {
+                    steps.released(id, flight.entry, flight.id);
+                    continue;
+                }
+            };
+            let how = QueuedAs {
+                entry: flight.entry,
+                qos,
+                retain: kept.retain,
+                ids: &kept.ids,
+            };
+            steps.queued(id, &kept.message, &how);
+            steps.sent(id, flight.entry, flight.id);
+        }
+        for queued in self.queue.iter().filter(|queued| queued.entry != 0) {
+            let how = QueuedAs {
+                entry: queued.entry,
+                qos: queued.qos,
+                retain: queued.retain,
+                ids: &queued.ids,
+            };
+            steps.queued(id, &queued.message, &how);
+        }
+        for received in self.received.iter() {
+            steps.received(id, received);
+        }
+        if let Some((left, will_at)) = self.left {
+            steps.left(id, left, self.expiry, will_at);
+        }
+    }
+}

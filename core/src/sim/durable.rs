@@ -1,0 +1,263 @@
+//! What survives: the broker is stopped at any moment and started again from its disk.
+//!
+//! A crash is a copy of the store's directory, taken at a moment when nothing waits for the disk
+//! and opened by another world; what happened after the copy never happened.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::journal::{Journal, Recovered};
+use crate::store::Options;
+
+/// A world whose sessions live on disk.
+struct Durable {
+    world: World,
+    dir: TempDir,
+}
+
+impl Durable {
+    fn new() -> Self {
+        Self::open(tempfile::tempdir().unwrap(), Now::read())
+    }
+
+    fn open(dir: TempDir, now: Now) -> Self {
+        let options = Options {
+            segment_bytes: 1 << 16,
+            ..Options::new(dir.path())
+        };
+        let (journal, recovered) = Journal::open(&options).unwrap();
+        let Recovered { sessions, retained } = recovered;
+        let journal = Arc::new(journal);
+        let mut world = World::build(Settings::default(), Some(Arc::clone(&journal)), |settings, modules| {
+            let metrics = Arc::clone(&modules.metrics);
+            let native = Native::durable(settings, metrics, journal, retained);
+            (None, Arc::new(native) as Arc<dyn Bus>)
+        });
+        world.now = now;
+        world.engine.restore(sessions, now);
+        Self { world, dir }
+    }
+
+    /// `kill -9`, and a new start `span` later.
+    fn crash(self, span: Duration) -> Self {
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(self.dir.path(), copy.path());
+        Self::open(copy, self.world.now.after(span))
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+/// Takes what the broker has for a client, waiting for its disk.
+fn settled(client: &mut Client, world: &World, enough: usize) -> Vec<Got> {
+    let mut all = Vec::new();
+    for _ in 0..10_000 {
+        all.append(&mut client.got(world));
+        if all.len() >= enough {
+            return all;
+        }
+        std::thread::yield_now();
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    panic!("waited for {enough} packets, got {all:?}")
+}
+
+fn subscribed(world: &World, id: &str, how: &As, filter: &str, qos: QoS) -> Client {
+    let mut client = world.connect(id, how);
+    assert_eq!(client.subscribe(world, filter, qos), qos as u8);
+    client
+}
+
+#[test]
+fn rule_12_an_acknowledged_message_for_an_offline_session_survives() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    subscribed(&before.world, "b", &how, "t/#", QoS::AtLeastOnce).lose(&before.world);
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    author.publish(&before.world, "t/1", "kept", qos1(1));
+    assert_eq!(
+        settled(&mut author, &before.world, 1),
+        [Got::PubAck(1, ReasonCode::Success)]
+    );
+    let after = before.crash(Duration::ZERO);
+    let mut reader = after.world.connect("b", &how);
+    assert!(reader.session_present);
+    let got = settled(&mut reader, &after.world, 1);
+    assert_eq!(got[0].payload(), Some("kept"));
+}
+
+#[test]
+fn rule_12_subscriptions_survive_and_so_does_giving_them_up() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    let mut reader = subscribed(&before.world, "b", &how, "kept", QoS::AtLeastOnce);
+    reader.subscribe(&before.world, "gone", QoS::AtLeastOnce);
+    reader.unsubscribe(&before.world, "gone");
+    settled(&mut reader, &before.world, 1);
+    let after = before.crash(Duration::ZERO);
+    let mut author = after.world.connect("a", &As::new("user:a"));
+    author.publish(&after.world, "kept", "yes", qos1(1));
+    author.publish(&after.world, "gone", "no", qos1(2));
+    settled(&mut author, &after.world, 2);
+    let mut reader = after.world.connect("b", &how);
+    let got = settled(&mut reader, &after.world, 1);
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].payload(), Some("yes"));
+}
+
+#[test]
+fn rule_12_a_qos_2_message_is_not_published_twice_across_a_crash() {
+    let before = Durable::new();
+    let reader_is = As::persistent("user:b");
+    let author_is = As::persistent("user:a");
+    subscribed(&before.world, "b", &reader_is, "t", QoS::ExactlyOnce).lose(&before.world);
+    let mut author = before.world.connect("a", &author_is);
+    author.publish(&before.world, "t", "once", qos2(7));
+    assert_eq!(
+        settled(&mut author, &before.world, 1),
+        [Got::PubRec(7, ReasonCode::Success)]
+    );
+    let after = before.crash(Duration::ZERO);
+    let mut author = after.world.connect("a", &author_is);
+    author.publish(&after.world, "t", "once", qos2(7));
+    author.send(&after.world, &[pubrel(7)]);
+    settled(&mut author, &after.world, 2);
+    let mut reader = after.world.connect("b", &reader_is);
+    let got = settled(&mut reader, &after.world, 1);
+    assert_eq!(got.len(), 1, "{got:?}");
+    assert!(matches!(&got[0], Got::Message { qos: QoS::ExactlyOnce, .. }));
+}
+
+#[test]
+fn rule_12_what_was_sent_is_sent_again_under_its_identifier_or_released() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    let mut reader = subscribed(&before.world, "b", &how, "t", QoS::ExactlyOnce);
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    for id in 1..=2 {
+        author.publish(&before.world, "t", &id.to_string(), qos2(id));
+    }
+    assert_eq!(settled(&mut reader, &before.world, 2).len(), 2);
+    reader.send(&before.world, &[pubrec(1)]);
+    assert_eq!(
+        settled(&mut reader, &before.world, 1),
+        [Got::PubRel(1, ReasonCode::Success)]
+    );
+    let after = before.crash(Duration::ZERO);
+    let mut reader = after.world.connect("b", &how);
+    let got = settled(&mut reader, &after.world, 2);
+    assert_eq!(got[0], Got::PubRel(1, ReasonCode::Success));
+    assert!(
+        matches!(&got[1], Got::Message { payload, id: Some(2), dup: true, .. } if payload == "2"),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn rule_12_retained_messages_survive_with_their_author() {
+    let before = Durable::new();
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    author.send(
+        &before.world,
+        &[
+            publish("r/1", "x", qos1(1), true),
+            publish("r/2", "y", qos1(2), true),
+            publish("r/2", "", qos1(3), true),
+        ],
+    );
+    settled(&mut author, &before.world, 3);
+    let after = before.crash(Duration::ZERO);
+    assert_eq!(after.world.engine.metrics.retained_messages.value(), 1);
+    after.world.register.ban("user:a");
+    let mut reader = after.world.connect("b", &As::new("user:b"));
+    reader.subscribe(&after.world, "r/#", QoS::AtMostOnce);
+    assert!(reader.got(&after.world).is_empty(), "the author is banned");
+}
+
+#[test]
+fn a_will_waits_half_a_minute_for_its_client_after_a_restart() {
+    let before = Durable::new();
+    let how = As {
+        will: Some(("will", 0)),
+        ..As::persistent("user:b")
+    };
+    let mut client = before.world.connect("b", &how);
+    // Something must have been written before the crash.
+    client.subscribe(&before.world, "t", QoS::AtMostOnce);
+    settled(&mut client, &before.world, 0);
+    let mut other = subscribed(&before.world, "o", &As::persistent("user:o"), "x", QoS::AtLeastOnce);
+    other.publish(&before.world, "x", "sync", qos1(1));
+    settled(&mut other, &before.world, 2);
+    let mut after = before.crash(Duration::from_secs(1));
+    let mut watcher = after.world.connect("w", &As::new("user:w"));
+    watcher.subscribe(&after.world, "will", QoS::AtMostOnce);
+    after.world.later(Duration::from_secs(29));
+    assert!(watcher.payloads(&after.world).is_empty());
+    after.world.later(Duration::from_secs(1));
+    assert_eq!(watcher.payloads(&after.world), ["will"]);
+}
+
+#[test]
+fn a_session_that_expired_while_the_broker_was_away_is_gone() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    let mut reader = subscribed(&before.world, "b", &how, "t", QoS::AtLeastOnce);
+    settled(&mut reader, &before.world, 0);
+    reader.lose(&before.world);
+    let mut other = subscribed(&before.world, "o", &As::persistent("user:o"), "x", QoS::AtLeastOnce);
+    other.publish(&before.world, "x", "sync", qos1(1));
+    settled(&mut other, &before.world, 2);
+    let mut after = before.crash(Duration::from_secs(3599));
+    after.world.later(Duration::from_secs(2));
+    assert!(!after.world.connect("b", &how).session_present);
+}
+
+#[test]
+fn compaction_keeps_what_lives_and_lets_go_of_the_rest() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    subscribed(&before.world, "b", &how, "t", QoS::AtLeastOnce).lose(&before.world);
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    author.retain(&before.world, "r", "retained");
+    for id in 1..=500 {
+        author.publish(&before.world, "t", &"x".repeat(500), qos1(id));
+    }
+    settled(&mut author, &before.world, 500);
+    let mut reader = before.world.connect("b", &how);
+    let mut seen = 0;
+    while seen < 490 {
+        for got in settled(&mut reader, &before.world, 1) {
+            if let Got::Message { id: Some(id), .. } = got {
+                seen += 1;
+                if seen <= 490 {
+                    reader.send(&before.world, &[puback(id)]);
+                }
+            }
+        }
+    }
+    reader.lose(&before.world);
+    let large = before.world.engine.journal.as_ref().unwrap().size();
+    before.world.engine.compact();
+    author.publish(&before.world, "t", "last", qos1(1));
+    settled(&mut author, &before.world, 1);
+    let journal = Arc::clone(before.world.engine.journal.as_ref().unwrap());
+    for _ in 0..1000 {
+        if journal.size() < large / 4 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(journal.size() < large / 4, "{} of {large}", journal.size());
+    let after = before.crash(Duration::ZERO);
+    let mut reader = after.world.connect("b", &how);
+    assert_eq!(settled(&mut reader, &after.world, 11).len(), 11);
+    assert_eq!(after.world.engine.metrics.retained_messages.value(), 1);
+}
