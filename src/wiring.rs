@@ -16,7 +16,7 @@ use portcullis_core::store;
 use portcullis_core::topic::TopicLimits;
 use portcullis_core::wire::QoS;
 
-use crate::config::{self, DurabilityMode, Bind, CertificateName, ClientAuth, Config, Method};
+use crate::config::{self, Bind, CertificateName, ClientAuth, Config, DurabilityMode, Method};
 
 /// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
 const OWN_DESCRIPTORS: u64 = 64;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use portcullis::config::{
     Algorithm, Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish,
-    Durability, DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull, OnRevoke, PartialCover,
-    Rate, Require, Security,
+    Durability, DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull,
+    OnRevoke, PartialCover, Rate, Require, Security,
 };
 use proptest::prelude::*;
 

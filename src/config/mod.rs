@@ -522,12 +522,12 @@ fn read_acl(mut section: Section<'_>) -> Option<Acl> {
 fn read_durability(mut section: Section<'_>) -> Durability {
     let mode = section.choice(
         "mode",
-        DurabilityMode::Fsync,
         &[
             ("fsync", DurabilityMode::Fsync),
             ("interval", DurabilityMode::Interval),
             ("memory", DurabilityMode::Memory),
         ],
+        DurabilityMode::Fsync,
     );
     let interval = section.duration(
         "interval",

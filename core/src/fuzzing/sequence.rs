@@ -145,7 +145,7 @@ impl World {
             wall: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         };
         Self {
-            engine: Arc::new(Engine::new(Arc::new(modules), settings, Arc::new(bus))),
+            engine: Arc::new(Engine::new(Arc::new(modules), settings, Arc::new(bus), None)),
             policy,
             now,
             clients: [None, None],
