@@ -40,6 +40,7 @@ fn policy(running: &Running) -> Sample {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn modules(running: &Running) -> impl Iterator<Item = Sample> {
     let (limits, record) = (running.limiter.stats(), running.audit.stats());
     let rules = running.acl.policy().counts().rules as u64;

@@ -12,7 +12,9 @@ use portcullis_core::ticket::Progress;
 
 fn commit(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("store");
-    group.measurement_time(Duration::from_secs(3)).sample_size(20);
+    group
+        .measurement_time(Duration::from_secs(3))
+        .sample_size(20);
     for (name, key) in [("plain", None), ("encrypted", Some(Key::new([1; 32])))] {
         for size in [1_u64, 256, 2048] {
             let dir = tempfile::tempdir().unwrap();

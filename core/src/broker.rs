@@ -25,8 +25,8 @@ use crate::clock::Now;
 use crate::engine::{Close, Engine};
 use crate::gate::{self, Bound, Endpoint, Gate, Listener};
 use crate::guard::Subject;
-use crate::journal::{Journal, Recovered};
 use crate::hook::{Admission, Authenticator, Authorizer, Event, Modules, Observer, Snapshot};
+use crate::journal::{Journal, Recovered};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::store;
@@ -170,9 +170,7 @@ impl Builder {
         let bus = self.bus.unwrap_or_else(|| {
             let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&modules.metrics));
             Arc::new(match &journal {
-                Some(journal) => {
-                    Native::durable(settings, metrics, Arc::clone(journal), retained)
-                }
+                Some(journal) => Native::durable(settings, metrics, Arc::clone(journal), retained),
                 None => Native::new(settings, metrics),
             })
         });

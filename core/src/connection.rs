@@ -19,7 +19,9 @@ use std::time::{Duration, Instant, SystemTime};
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::engine::{Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets};
+use crate::engine::{
+    Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets,
+};
 use crate::guard::{Inbound, Subject};
 use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
 use crate::message::{Asked, Publication};
@@ -864,7 +866,12 @@ impl Connection {
                 Disconnected::ByClient,
                 format!("DISCONNECT 0x{:02x}", *reason as u8),
             ),
-            End::Lost(reason) => (Fate::Publish, None, Disconnected::ConnectionLost, reason.clone()),
+            End::Lost(reason) => (
+                Fate::Publish,
+                None,
+                Disconnected::ConnectionLost,
+                reason.clone(),
+            ),
             End::Server(close) => {
                 let takes = self.terms.max_packet.is_none_or(|max| max.get() >= 3);
                 if self.terms.version.is_v5() && takes {
@@ -878,9 +885,10 @@ impl Connection {
                     self.engine.metrics.malformed.inc();
                 }
                 let how = Disconnected::ByServer(close.code);
-                let will = match close.code {
-                    ReasonCode::ServerShuttingDown => Fate::Keep,
-                    _ => publish(close.will),
+                let will = if close.code == ReasonCode::ServerShuttingDown {
+                    Fate::Keep
+                } else {
+                    publish(close.will)
                 };
                 (will, None, how, close.reason.clone())
             }

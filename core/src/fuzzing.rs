@@ -315,7 +315,10 @@ pub fn websocket(input: &[u8]) {
         }
         seen = end + 1;
     }
-    match (first, judge(input, 0, &rules).map(|granted| granted.is_some())) {
+    match (
+        first,
+        judge(input, 0, &rules).map(|granted| granted.is_some()),
+    ) {
         (first, whole) if first == whole => {}
         // Bytes behind a request that was whole before.
         (Ok(true) | Err(_), Err(_)) => {}

@@ -26,8 +26,8 @@ pub mod secret;
 pub mod settings;
 #[cfg(test)]
 mod sim;
-mod sys;
 pub mod store;
+mod sys;
 pub mod ticket;
 pub mod topic;
 pub mod wire;

@@ -43,7 +43,9 @@ impl Faults {
                 self.waited.fetch_add(1, Ordering::Relaxed);
                 return Err(match fault {
                     Fault::Write(kind) => (*kind).into(),
-                    _ => io::Error::other("input/output error"),
+                    Fault::Sync | Fault::Create | Fault::Rename | Fault::SyncDir => {
+                        io::Error::other("input/output error")
+                    }
                 });
             }
         }
@@ -85,8 +87,13 @@ impl Disk for Broken {
 
 impl DiskFile for BrokenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.hit(|fault| matches!(fault, Fault::Write(_)), "write")?;
-        let some = if self.0.short { bytes.len().min(7) } else { bytes.len() };
+        self.0
+            .hit(|fault| matches!(fault, Fault::Write(_)), "write")?;
+        let some = if self.0.short {
+            bytes.len().min(7)
+        } else {
+            bytes.len()
+        };
         self.1.write(bytes.get(..some).unwrap_or(bytes))
     }
 

@@ -68,7 +68,9 @@ fn some_records(count: u8) -> Vec<Record> {
 }
 
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut logs: Vec<PathBuf> = entries
         .filter(|path| path.extension().is_some_and(|end| end == "log"))
         .collect();
@@ -231,7 +233,10 @@ fn a_panic_while_writing_leaves_the_log_as_it_was() {
     assert!(panicked.is_err());
     append(&log, &[(2, vec![2])]);
     drop(log);
-    assert_eq!(open(&options(dir.path())).unwrap().1, [(1, vec![1]), (2, vec![2])]);
+    assert_eq!(
+        open(&options(dir.path())).unwrap().1,
+        [(1, vec![1]), (2, vec![2])]
+    );
 }
 
 #[test]
@@ -243,7 +248,10 @@ fn a_directory_has_one_owner() {
         check(dir.path(), None).err(),
         repair(dir.path(), None).err(),
     ] {
-        assert!(matches!(error, Some(StoreError::Locked { .. })), "{error:?}");
+        assert!(
+            matches!(error, Some(StoreError::Locked { .. })),
+            "{error:?}"
+        );
     }
     log.stop();
     assert!(open(&options(dir.path())).is_ok(), "stopped is given back");
@@ -305,7 +313,10 @@ fn an_unknown_version_refuses_to_start() {
         check(dir.path(), None).unwrap_err(),
         repair(dir.path(), None).unwrap_err(),
     ] {
-        assert!(matches!(error, StoreError::Version { found: 2, .. }), "{error}");
+        assert!(
+            matches!(error, StoreError::Version { found: 2, .. }),
+            "{error}"
+        );
     }
     assert_eq!(fs::read(&path).unwrap(), content, "left alone");
 }

@@ -146,7 +146,6 @@ fn a_renewed_credential_of_the_same_principal_keeps_its_session() {
 }
 
 #[test]
-#[ignore = "durability is the next issue: sessions live in memory until there is a log on disk"]
 fn rule_12_what_was_acknowledged_survives_kill_9() {
     let mut broker = Broker::start(|setup| {
         setup.more += "[durability]\nmode = \"fsync\"\n";

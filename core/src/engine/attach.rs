@@ -12,6 +12,7 @@ use crate::wire::{AckKind, ReasonCode};
 use super::link::{Close, NewLink, Taken};
 use super::session::{State, Subscription};
 use super::share::Orphan;
+use super::share::rehome;
 use super::{Engine, Registry, Routing, Session, Tickets, Will};
 
 /// A client that is about to be admitted.
@@ -103,7 +104,9 @@ impl Engine {
                     .insert(Arc::clone(client_id), Arc::clone(&session));
                 self.metrics.sessions.inc();
             }
-            self.timers.lock().call_off(&std::mem::take(&mut state.timers));
+            self.timers
+                .lock()
+                .call_off(&std::mem::take(&mut state.timers));
             if state.link.is_some() {
                 self.metrics.takeovers.inc();
                 let close = Close {
@@ -152,7 +155,7 @@ impl Engine {
         };
         self.metrics.clients.inc();
         self.metrics.connects.inc();
-        self.rehome(orphans, &attached.session, None, &mut routing);
+        rehome(orphans, &attached.session, None, &mut routing);
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
         }
@@ -180,16 +183,20 @@ impl Engine {
         let will = client.will.as_ref().map(Will::record);
         let who = client.subject.snapshot();
         let ticket = routing
-            .write(if id.is_durable() { id } else { known }, false, &mut |steps| {
-                if !id.is_durable() {
-                    steps.ended(known);
-                    return;
-                }
-                if !session_present && known.is_durable() {
-                    steps.reset(id);
-                }
-                steps.opened(id, who, client.expiry, will.as_ref());
-            })
+            .write(
+                if id.is_durable() { id } else { known },
+                false,
+                &mut |steps| {
+                    if !id.is_durable() {
+                        steps.ended(known);
+                        return;
+                    }
+                    if !session_present && known.is_durable() {
+                        steps.reset(id);
+                    }
+                    steps.opened(id, who, client.expiry, will.as_ref());
+                },
+            )
             .map_err(|_| NotAttached::StoreFull)?;
         state.id = id;
         if !session_present {
@@ -201,13 +208,7 @@ impl Engine {
 
     /// Ends a connection of a session. `will`: it is to be published. `expiry`: the client's last
     /// word on how long the session lives, seconds.
-    pub(crate) fn detach(
-        &self,
-        attached: &Attached,
-        will: Fate,
-        expiry: Option<u32>,
-        now: Now,
-    ) {
+    pub(crate) fn detach(&self, attached: &Attached, will: Fate, expiry: Option<u32>, now: Now) {
         self.metrics.clients.sub(1);
         let mut routing = self.routing(None, now);
         let mut fired = None;
@@ -261,10 +262,10 @@ impl Engine {
                 state.timers.push(key);
             }
         }
-        self.rehome(orphans, &attached.session, away, &mut routing);
+        rehome(orphans, &attached.session, away, &mut routing);
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
-            self.will_is_over(&attached.session, attached.epoch, &routing);
+            routing.will_is_over(&attached.session, attached.epoch);
         }
     }
 
@@ -284,7 +285,9 @@ impl Engine {
             }
         }
         self.metrics.sessions.sub(1);
-        self.timers.lock().call_off(&std::mem::take(&mut state.timers));
+        self.timers
+            .lock()
+            .call_off(&std::mem::take(&mut state.timers));
         let orphans = state.orphans(true);
         self.forget_subscriptions(session, state);
         state.clear(routing);

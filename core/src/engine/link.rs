@@ -114,7 +114,14 @@ impl Link {
     /// Encodes a PUBREL.
     pub(super) fn release(&mut self, id: u16, reason: ReasonCode) {
         if let Some(id) = NonZeroU16::new(id) {
-            wire::ack(&mut self.output, self.version, AckKind::PubRel, id, reason, None);
+            wire::ack(
+                &mut self.output,
+                self.version,
+                AckKind::PubRel,
+                id,
+                reason,
+                None,
+            );
         }
     }
 

@@ -7,6 +7,7 @@ use crate::hook::{Principal, Snapshot};
 use crate::wire::{QoS, ReasonCode};
 
 use super::session::Covered;
+use super::share::rehome;
 use super::{Close, Engine};
 
 /// What an operator may see of a session.
@@ -92,7 +93,7 @@ impl Engine {
         let orphans = self.end(&mut registry, &session, &mut state, &mut routing);
         drop(state);
         drop(registry);
-        self.rehome(orphans, &session, None, &mut routing);
+        rehome(orphans, &session, None, &mut routing);
         routing.session_ended(&session, "dropped");
         true
     }

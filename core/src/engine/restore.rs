@@ -1,11 +1,13 @@
 //! Back from disk, and compaction: the journal's side of the engine.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::clock::Now;
 use crate::guard::Subject;
-use crate::journal::{QueuedAs, RecoveredSession, Steps};
+use crate::journal::{Entry as JournalEntry, QueuedAs, RecoveredFlight, RecoveredSession, Steps};
+use crate::metrics::Metrics;
 use crate::topic::TopicFilter;
 use crate::wire::{QoS, SubscribeOptions};
 
@@ -70,43 +72,7 @@ impl Engine {
             self.metrics.subscriptions.inc();
             self.bus.declare(filter, true);
         }
-        let mut flights: Vec<InFlight> = from
-            .releasing
-            .into_iter()
-            .map(|(entry, id)| InFlight {
-                entry,
-                id,
-                state: Awaits::Completion,
-            })
-            .collect();
-        for (entry, flight) in from.messages {
-            if let Some(id) = flight.sent {
-                let kept = Kept {
-                    message: flight.message,
-                    retain: flight.retain,
-                    ids: flight.ids,
-                    share: None,
-                };
-                flights.push(InFlight::new(entry, id, flight.qos, Some(kept)));
-            } else {
-                state.entries = state.entries.max(entry);
-                let queued = Queued {
-                    entry,
-                    message: flight.message,
-                    qos: flight.qos,
-                    retain: flight.retain,
-                    ids: flight.ids,
-                    share: None,
-                };
-                state.queue.push(queued, None, &self.metrics);
-            }
-        }
-        flights.sort_by_key(|flight| flight.entry);
-        if let Some(last) = flights.last() {
-            state.entries = state.entries.max(last.entry);
-            state.last_id = last.id;
-        }
-        state.inflight = flights.into();
+        state.restore_messages(from.releasing, from.messages, &self.metrics);
         for id in from.received {
             state.received.insert(id);
         }
@@ -172,9 +138,58 @@ impl Engine {
 }
 
 impl State {
+    /// What was on its way and what waited, in its order.
+    fn restore_messages(
+        &mut self,
+        releasing: BTreeMap<JournalEntry, u16>,
+        messages: BTreeMap<JournalEntry, RecoveredFlight>,
+        metrics: &Metrics,
+    ) {
+        let mut flights: Vec<InFlight> = releasing
+            .into_iter()
+            .map(|(entry, id)| InFlight {
+                entry,
+                id,
+                state: Awaits::Completion,
+            })
+            .collect();
+        for (entry, flight) in messages {
+            if let Some(id) = flight.sent {
+                let kept = Kept {
+                    message: flight.message,
+                    retain: flight.retain,
+                    ids: flight.ids,
+                    share: None,
+                };
+                flights.push(InFlight::new(entry, id, flight.qos, Some(kept)));
+            } else {
+                self.entries = self.entries.max(entry);
+                let queued = Queued {
+                    entry,
+                    message: flight.message,
+                    qos: flight.qos,
+                    retain: flight.retain,
+                    ids: flight.ids,
+                    share: None,
+                };
+                self.queue.push(queued, None, metrics);
+            }
+        }
+        flights.sort_by_key(|flight| flight.entry);
+        if let Some(last) = flights.last() {
+            self.entries = self.entries.max(last.entry);
+            self.last_id = last.id;
+        }
+        self.inflight = flights.into();
+    }
+
     /// Everything that the journal knows of this session, as of now. `filters` are the texts of its
     /// subscriptions.
-    fn dump(&self, filters: &[(String, SubscribeOptions, Option<NonZeroU32>)], steps: &mut Steps<'_, '_>) {
+    fn dump(
+        &self,
+        filters: &[(String, SubscribeOptions, Option<NonZeroU32>)],
+        steps: &mut Steps<'_, '_>,
+    ) {
         let id = self.id;
         let will = self.will.as_ref().map(Will::record);
         steps.opened(id, self.subject.snapshot(), self.expiry, will.as_ref());

@@ -24,8 +24,8 @@ use crate::guard::{self, Authorized, Delivery, Grant, Rights, Stored, Subject};
 use crate::hook::Principal;
 use crate::journal::{Entry, QueuedAs, SessionId, Steps, WillRecord};
 use crate::message::{Message, Publication};
-use crate::topic::TopicFilter;
 use crate::ticket::Ticket;
+use crate::topic::TopicFilter;
 use crate::wire::{QoS, ReasonCode, SubscribeOptions};
 
 use super::flight::{InFlight, Kept, next_id};
@@ -371,7 +371,12 @@ impl State {
     /// Writes down that this session takes a message; its publisher's acknowledgement waits for
     /// that. `sent`: the packet identifier under which it goes out at once, which for `QoS` 2 must
     /// be on disk first. `false`: the store does not take it.
-    fn record_taken(&mut self, queued: &Queued, sent: Option<u16>, routing: &mut Routing<'_>) -> bool {
+    fn record_taken(
+        &mut self,
+        queued: &Queued,
+        sent: Option<u16>,
+        routing: &mut Routing<'_>,
+    ) -> bool {
         if queued.entry == 0 {
             return true;
         }
@@ -492,7 +497,10 @@ impl State {
         routing: &mut Routing<'_>,
     ) -> Delivered {
         let entry = self.next_entry(delivery.qos);
-        let window = self.link.as_ref().map_or(0, |link| usize::from(link.window));
+        let window = self
+            .link
+            .as_ref()
+            .map_or(0, |link| usize::from(link.window));
         if self.is_open()
             && self.inflight.len() < window
             && let Some(id) = next_id(&mut self.last_id, &self.inflight)
@@ -625,8 +633,7 @@ impl State {
                     ids,
                     share,
                 });
-                self.inflight
-                    .push_back(InFlight::new(entry, id, qos, kept));
+                self.inflight.push_back(InFlight::new(entry, id, qos, kept));
             }
             Ok(_) => self.done(entry, routing),
             Err(_) => {

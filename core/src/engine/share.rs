@@ -15,7 +15,7 @@ use crate::wire::QoS;
 use super::flight::Awaits;
 use super::session::{Delivered, State};
 use super::tree::{Entry, ShareGroup};
-use super::{Engine, Routing, Session};
+use super::{Routing, Session};
 
 /// Who may be offered a message of a group.
 #[derive(Clone, Copy)]
@@ -62,14 +62,17 @@ pub(super) struct Orphan {
 impl State {
     /// What another member of a group may have instead. `ended`: this session is over.
     pub(super) fn orphans(&self, ended: bool) -> Vec<Orphan> {
-        let sent = self.inflight.iter().filter_map(|flight| match &flight.state {
-            Awaits::Acknowledgement(Some(kept)) => Some(Orphan {
-                group: Arc::clone(kept.share.as_ref()?),
-                message: kept.message.clone(),
-                id: Some(flight.id),
-            }),
-            Awaits::Acknowledgement(None) | Awaits::Receipt(_) | Awaits::Completion => None,
-        });
+        let sent = self
+            .inflight
+            .iter()
+            .filter_map(|flight| match &flight.state {
+                Awaits::Acknowledgement(Some(kept)) => Some(Orphan {
+                    group: Arc::clone(kept.share.as_ref()?),
+                    message: kept.message.clone(),
+                    id: Some(flight.id),
+                }),
+                Awaits::Acknowledgement(None) | Awaits::Receipt(_) | Awaits::Completion => None,
+            });
         let waiting = self.queue.iter().filter_map(|queued| {
             let moves = match queued.qos {
                 QoS::AtMostOnce => false,
@@ -87,48 +90,45 @@ impl State {
     }
 }
 
-impl Engine {
-    /// Finds others for messages of groups. `away`: the session may come back, to the connection
-    /// with this number; what nobody else takes stays with it.
-    pub(super) fn rehome(
-        &self,
-        orphans: Vec<Orphan>,
-        from: &Arc<Session>,
-        away: Option<u64>,
-        routing: &mut Routing<'_>,
-    ) {
-        let mut moved = Vec::new();
-        for orphan in orphans {
-            let Some(publication) = routing.reopen(&orphan.message) else {
-                continue;
-            };
-            let among = match away {
-                Some(_) => Among::PresentBut(from),
-                None => Among::EverybodyBut(from),
-            };
-            if offer(&publication, &orphan.group, among, routing) && away.is_some() {
-                moved.push(orphan);
+/// Finds others for messages of groups. `away`: the session may come back, to the connection
+/// with this number; what nobody else takes stays with it.
+pub(super) fn rehome(
+    orphans: Vec<Orphan>,
+    from: &Arc<Session>,
+    away: Option<u64>,
+    routing: &mut Routing<'_>,
+) {
+    let mut moved = Vec::new();
+    for orphan in orphans {
+        let Some(publication) = routing.reopen(&orphan.message) else {
+            continue;
+        };
+        let among = match away {
+            Some(_) => Among::PresentBut(from),
+            None => Among::EverybodyBut(from),
+        };
+        if offer(&publication, &orphan.group, among, routing) && away.is_some() {
+            moved.push(orphan);
+        }
+    }
+    if moved.is_empty() {
+        return;
+    }
+    let mut state = from.lock();
+    // If the client came back meanwhile, it has them too: at least once.
+    if away != Some(state.epoch) || state.link.is_some() {
+        return;
+    }
+    for Orphan { message, id, .. } in moved {
+        let entry = match id {
+            Some(id) => {
+                let place = state.inflight.iter().position(|flight| flight.id == id);
+                place
+                    .and_then(|place| state.inflight.remove(place))
+                    .map(|flight| flight.entry)
             }
-        }
-        if moved.is_empty() {
-            return;
-        }
-        let mut state = from.lock();
-        // If the client came back meanwhile, it has them too: at least once.
-        if away != Some(state.epoch) || state.link.is_some() {
-            return;
-        }
-        for Orphan { message, id, .. } in moved {
-            let entry = match id {
-                Some(id) => {
-                    let place = state.inflight.iter().position(|flight| flight.id == id);
-                    place
-                        .and_then(|place| state.inflight.remove(place))
-                        .map(|flight| flight.entry)
-                }
-                None => state.queue.take_out(&message, routing.metrics()),
-            };
-            state.done(entry.unwrap_or(0), routing);
-        }
+            None => state.queue.take_out(&message, routing.metrics()),
+        };
+        state.done(entry.unwrap_or(0), routing);
     }
 }

@@ -7,6 +7,7 @@ use crate::clock::Now;
 use crate::guard;
 use crate::hook::Event;
 
+use super::share::rehome;
 use super::{Engine, Routing, Session, Will};
 
 /// When, and a number that tells deadlines of the same moment apart.
@@ -126,26 +127,14 @@ impl Engine {
                 }
                 (will, orphans)
             };
-            self.rehome(orphans, &session, None, &mut routing);
+            rehome(orphans, &session, None, &mut routing);
             if timer.what == What::Expiry {
                 routing.session_ended(&session, "expired");
             }
             if let Some(will) = will {
                 self.fire(&will, &mut routing);
-                self.will_is_over(&session, timer.epoch, &routing);
+                routing.will_is_over(&session, timer.epoch);
             }
-        }
-    }
-
-    /// A will was published: a restart does not publish it again.
-    pub(super) fn will_is_over(&self, session: &Session, epoch: u64, routing: &Routing<'_>) {
-        let mut state = session.lock();
-        if state.epoch == epoch && !state.ended {
-            let id = state.id;
-            if let Some((_, will_at)) = &mut state.left {
-                *will_at = None;
-            }
-            let _ = routing.write(id, true, &mut |steps| steps.will_over(id));
         }
     }
 
@@ -162,6 +151,20 @@ impl Engine {
                 self.modules.observe(&event, routing.now);
             }
             Err(reason) => routing.withheld(&will.message, &reason),
+        }
+    }
+}
+
+impl Routing<'_> {
+    /// A will was published: a restart does not publish it again.
+    pub(super) fn will_is_over(&self, session: &Session, epoch: u64) {
+        let mut state = session.lock();
+        if state.epoch == epoch && !state.ended {
+            let id = state.id;
+            if let Some((_, will_at)) = &mut state.left {
+                *will_at = None;
+            }
+            let _ = self.write(id, true, &mut |steps| steps.will_over(id));
         }
     }
 }

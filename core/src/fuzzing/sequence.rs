@@ -145,7 +145,12 @@ impl World {
             wall: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
         };
         Self {
-            engine: Arc::new(Engine::new(Arc::new(modules), settings, Arc::new(bus), None)),
+            engine: Arc::new(Engine::new(
+                Arc::new(modules),
+                settings,
+                Arc::new(bus),
+                None,
+            )),
             policy,
             now,
             clients: [None, None],
@@ -386,7 +391,7 @@ impl World {
                 filters: vec![filter],
                 user,
             }),
-            _ if how & 7 == 0 => Packet::Disconnect(Disconnect {
+            _ if how.trailing_zeros() >= 3 => Packet::Disconnect(Disconnect {
                 reason: ReasonCode::Success,
                 session_expiry: None,
                 reason_string: None,
@@ -452,7 +457,10 @@ impl Client {
         while let Ok(Some(frame)) = split_frame(bytes, wire::MAX_PACKET_SIZE) {
             bytes = bytes.get(frame.size..).unwrap_or_default();
             if let Some(max) = self.max_packet {
-                assert!(frame.size <= max.get() as usize, "a packet over the maximum");
+                assert!(
+                    frame.size <= max.get() as usize,
+                    "a packet over the maximum"
+                );
             }
             let packet = decode_server(frame, self.version, &limits);
             match packet {

@@ -106,14 +106,7 @@ pub(super) async fn run(
     let now = Now::read();
     match result {
         Ok(Ok(ready)) => {
-            let driver = Driver::new(
-                stream,
-                ready.connection,
-                input,
-                ready.renewal,
-                place,
-                now,
-            );
+            let driver = Driver::new(stream, ready.connection, input, ready.renewal, place, now);
             // A task of its own: this one's memory, larger than a connection needs, is given back.
             tokio::spawn(driver);
         }
@@ -202,8 +195,13 @@ impl Handshake<'_> {
         };
         let address = client.ip().to_canonical();
         self.peer = Some(SocketAddr::new(address, client.port()));
-        let admitted = may_arrive(self.gate, self.shared, Some(address), Now::read())
-            .and_then(|wait| self.place.claim(address).map_err(Turned::Limit).map(|()| wait));
+        let admitted =
+            may_arrive(self.gate, self.shared, Some(address), Now::read()).and_then(|wait| {
+                self.place
+                    .claim(address)
+                    .map_err(Turned::Limit)
+                    .map(|()| wait)
+            });
         match admitted {
             Ok(wait) => {
                 sleep(wait).await;
@@ -656,23 +654,7 @@ impl Handshake<'_> {
                 },
                 now,
             )
-            .map_err(|error| match error {
-                NotAttached::SomebodyElses(owner) => (
-                    ReasonCode::NotAuthorized,
-                    "session",
-                    format!("the session {client_id:?} belongs to {owner}"),
-                ),
-                NotAttached::StoreFull => (
-                    ReasonCode::QuotaExceeded,
-                    "store",
-                    "the store does not take a session that must survive".to_owned(),
-                ),
-                NotAttached::TooMany(limit) => (
-                    ReasonCode::QuotaExceeded,
-                    "limit",
-                    format!("limits.sessions-per-principal = {limit}"),
-                ),
-            })?;
+            .map_err(|error| not_attached(error, &client_id))?;
         let event = Event::Connected {
             who: subject.snapshot(),
             peer: self.peer,
@@ -681,25 +663,7 @@ impl Handshake<'_> {
         };
         engine.modules.observe(&event, now);
         let greeting = greet(attached.session_present);
-        let renewal = connect.auth_method.map(|method| {
-            let renewal = Renewal {
-                gate: RenewalFacts {
-                    engine: Arc::clone(engine),
-                    listener: Arc::clone(&self.shared.name),
-                    methods: self.shared.methods.clone(),
-                    loopback: self.shared.loopback,
-                    peer: self.peer,
-                    version: connect.version,
-                    certificate: self.stream.client_certificate(),
-                    method: method.into(),
-                    username: connect.username.map(Into::into),
-                },
-                subject: Arc::clone(&subject),
-                exchange: self.gate.exchanges.fetch_add(1, Ordering::Relaxed),
-                step: 0,
-            };
-            Box::new(renewal) as Box<dyn Renew>
-        });
+        let renewal = self.renewal(connect, &subject);
         let terms = Terms {
             version: connect.version,
             keep_alive: connect.keep_alive,
@@ -715,6 +679,29 @@ impl Handshake<'_> {
         Ok(Ready {
             connection,
             renewal,
+        })
+    }
+
+    /// What judges a re-authentication, for a client that used an Authentication Method.
+    fn renewal(&self, connect: &Connect<'_>, subject: &Arc<Subject>) -> Option<Box<dyn Renew>> {
+        connect.auth_method.map(|method| {
+            let renewal = Renewal {
+                gate: RenewalFacts {
+                    engine: Arc::clone(&self.gate.engine),
+                    listener: Arc::clone(&self.shared.name),
+                    methods: self.shared.methods.clone(),
+                    loopback: self.shared.loopback,
+                    peer: self.peer,
+                    version: connect.version,
+                    certificate: self.stream.client_certificate(),
+                    method: method.into(),
+                    username: connect.username.map(Into::into),
+                },
+                subject: Arc::clone(subject),
+                exchange: self.gate.exchanges.fetch_add(1, Ordering::Relaxed),
+                step: 0,
+            };
+            Box::new(renewal) as Box<dyn Renew>
         })
     }
 
@@ -760,6 +747,26 @@ impl Handshake<'_> {
 
 /// Steps of one exchange; SCRAM takes two.
 const MAX_STEPS: u32 = 8;
+
+fn not_attached(error: NotAttached, client_id: &str) -> Denied {
+    match error {
+        NotAttached::SomebodyElses(owner) => (
+            ReasonCode::NotAuthorized,
+            "session",
+            format!("the session {client_id:?} belongs to {owner}"),
+        ),
+        NotAttached::StoreFull => (
+            ReasonCode::QuotaExceeded,
+            "store",
+            "the store does not take a session that must survive".to_owned(),
+        ),
+        NotAttached::TooMany(limit) => (
+            ReasonCode::QuotaExceeded,
+            "limit",
+            format!("limits.sessions-per-principal = {limit}"),
+        ),
+    }
+}
 
 /// The client id that holds, by the rule of `[auth] client-id`.
 fn client_id(asked: &str, name: &str, rule: ClientIdRule) -> Result<Arc<str>, String> {

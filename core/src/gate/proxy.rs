@@ -118,9 +118,7 @@ fn version_1(input: &[u8]) -> Result<Progress, ProxyError> {
         if input.len() > MAX_V1 - 2 {
             return Err(ProxyError::TooLong);
         }
-        return Ok(Progress::More(
-            SHORTEST.saturating_sub(input.len()).max(2),
-        ));
+        return Ok(Progress::More(SHORTEST.saturating_sub(input.len()).max(2)));
     };
     let (line, rest) = input.split_at_checked(end).unwrap_or((input, &[]));
     if line.len() > MAX_V1 - 2 {
@@ -351,9 +349,7 @@ impl Prefix {
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let mask = u32::MAX
-                    .checked_shl(32 - u32::from(self.bits))
-                    .unwrap_or(0);
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
                 (u32::from(own) ^ u32::from(other)) & mask == 0
             }
             (IpAddr::V6(own), IpAddr::V6(other)) => {

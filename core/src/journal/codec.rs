@@ -81,6 +81,10 @@ impl<'a> Take<'a> {
     }
 
     /// An optional number; 0 stands for none and n + 1 for n.
+    #[expect(
+        clippy::option_option,
+        reason = "the outer says that the record ends early, the inner that there is no number"
+    )]
     pub(super) fn option(&mut self) -> Option<Option<u64>> {
         self.u64().map(|value| value.checked_sub(1))
     }

@@ -13,7 +13,7 @@
 mod codec;
 mod recover;
 
-pub(crate) use recover::{Recovered, RecoveredSession};
+pub(crate) use recover::{Recovered, RecoveredFlight, RecoveredSession};
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -126,29 +126,26 @@ impl Recovery {
             None => None,
         };
         let will = will.map(|message| (message, delay, will_expiry));
-        match self.sessions.get_mut(&id) {
-            Some(session) => {
-                session.who = who;
-                session.expiry = expiry;
-                session.will = will;
-                session.left = None;
-                session.will_at = None;
-            }
-            None => {
-                let session = RecoveredSession {
-                    id: SessionId(id),
-                    who,
-                    expiry,
-                    will,
-                    left: None,
-                    will_at: None,
-                    subscriptions: BTreeMap::new(),
-                    messages: BTreeMap::new(),
-                    releasing: BTreeMap::new(),
-                    received: BTreeSet::new(),
-                };
-                self.sessions.insert(id, session);
-            }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.who = who;
+            session.expiry = expiry;
+            session.will = will;
+            session.left = None;
+            session.will_at = None;
+        } else {
+            let session = RecoveredSession {
+                id: SessionId(id),
+                who,
+                expiry,
+                will,
+                left: None,
+                will_at: None,
+                subscriptions: BTreeMap::new(),
+                messages: BTreeMap::new(),
+                releasing: BTreeMap::new(),
+                received: BTreeSet::new(),
+            };
+            self.sessions.insert(id, session);
         }
         Some(())
     }

@@ -501,15 +501,15 @@ impl Chaos {
             );
             return;
         }
-        let later = peer
-            .seen
-            .iter()
-            .any(|((author, topic, number), _)| {
-                (*author, *topic) == (name.0, name.1) && *number > name.2
-            });
+        let later = peer.seen.iter().any(|((author, topic, number), _)| {
+            (*author, *topic) == (name.0, name.1) && *number > name.2
+        });
         // A message that was sent again comes late to who was not there at first.
         let again = self.resent.contains(&name);
-        assert!(grouped || again || !later, "{who} got {name:?} out of order");
+        assert!(
+            grouped || again || !later,
+            "{who} got {name:?} out of order"
+        );
         peer.seen.push((name, qos));
     }
 
@@ -528,13 +528,17 @@ impl Chaos {
     fn gauges(&self) {
         let engine = &self.world.engine;
         let metrics = &engine.metrics;
-        let views = engine.inspect(|view| Some((view.queued, view.subscriptions, view.connected.is_some())));
+        let views = engine
+            .inspect(|view| Some((view.queued, view.subscriptions, view.connected.is_some())));
         let queued: usize = views.iter().map(|view| view.0).sum();
         let subscriptions: usize = views.iter().map(|view| view.1).sum();
         assert_eq!(metrics.queued_messages.value(), queued as u64);
         assert_eq!(metrics.subscriptions.value(), subscriptions as u64);
         assert_eq!(metrics.sessions.value(), views.len() as u64);
-        assert_eq!(metrics.retained_messages.value(), self.retained.len() as u64);
+        assert_eq!(
+            metrics.retained_messages.value(),
+            self.retained.len() as u64
+        );
         let there = self.peers.iter().filter(|peer| peer.session.is_some());
         assert_eq!(views.len(), there.count());
         let clients = self.peers.iter().filter(|peer| peer.client.is_some());
@@ -594,7 +598,10 @@ impl Chaos {
         }
         for (name, (qos, over)) in &self.shared {
             let times = self.shared_seen.get(name).copied().unwrap_or(0);
-            let listeners = self.peers.iter().any(|peer| peer.subscriptions.contains_key(&1));
+            let listeners = self
+                .peers
+                .iter()
+                .any(|peer| peer.subscriptions.contains_key(&1));
             if times == 0 && !over {
                 self.lost += 1;
             }
@@ -603,7 +610,11 @@ impl Chaos {
             }
         }
         let dropped = self.world.engine.metrics.dropped_offline.value();
-        assert!(self.lost <= dropped, "{} lost, {dropped} dropped", self.lost);
+        assert!(
+            self.lost <= dropped,
+            "{} lost, {dropped} dropped",
+            self.lost
+        );
         // Everybody leaves for good.
         for who in 0..CLIENTS {
             if self.peers[who].session.is_some() {

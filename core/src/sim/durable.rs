@@ -31,11 +31,15 @@ impl Durable {
         let (journal, recovered) = Journal::open(&options).unwrap();
         let Recovered { sessions, retained } = recovered;
         let journal = Arc::new(journal);
-        let mut world = World::build(Settings::default(), Some(Arc::clone(&journal)), |settings, modules| {
-            let metrics = Arc::clone(&modules.metrics);
-            let native = Native::durable(settings, metrics, journal, retained);
-            (None, Arc::new(native) as Arc<dyn Bus>)
-        });
+        let mut world = World::build(
+            Settings::default(),
+            Some(Arc::clone(&journal)),
+            |settings, modules| {
+                let metrics = Arc::clone(&modules.metrics);
+                let native = Native::durable(settings, metrics, journal, retained);
+                (None, Arc::new(native) as Arc<dyn Bus>)
+            },
+        );
         world.now = now;
         world.engine.restore(sessions, now);
         Self { world, dir }
@@ -133,7 +137,13 @@ fn rule_12_a_qos_2_message_is_not_published_twice_across_a_crash() {
     let mut reader = after.world.connect("b", &reader_is);
     let got = settled(&mut reader, &after.world, 1);
     assert_eq!(got.len(), 1, "{got:?}");
-    assert!(matches!(&got[0], Got::Message { qos: QoS::ExactlyOnce, .. }));
+    assert!(matches!(
+        &got[0],
+        Got::Message {
+            qos: QoS::ExactlyOnce,
+            ..
+        }
+    ));
 }
 
 #[test]
@@ -193,7 +203,13 @@ fn a_will_waits_half_a_minute_for_its_client_after_a_restart() {
     // Something must have been written before the crash.
     client.subscribe(&before.world, "t", QoS::AtMostOnce);
     settled(&mut client, &before.world, 0);
-    let mut other = subscribed(&before.world, "o", &As::persistent("user:o"), "x", QoS::AtLeastOnce);
+    let mut other = subscribed(
+        &before.world,
+        "o",
+        &As::persistent("user:o"),
+        "x",
+        QoS::AtLeastOnce,
+    );
     other.publish(&before.world, "x", "sync", qos1(1));
     settled(&mut other, &before.world, 2);
     let mut after = before.crash(Duration::from_secs(1));
@@ -212,7 +228,13 @@ fn a_session_that_expired_while_the_broker_was_away_is_gone() {
     let mut reader = subscribed(&before.world, "b", &how, "t", QoS::AtLeastOnce);
     settled(&mut reader, &before.world, 0);
     reader.lose(&before.world);
-    let mut other = subscribed(&before.world, "o", &As::persistent("user:o"), "x", QoS::AtLeastOnce);
+    let mut other = subscribed(
+        &before.world,
+        "o",
+        &As::persistent("user:o"),
+        "x",
+        QoS::AtLeastOnce,
+    );
     other.publish(&before.world, "x", "sync", qos1(1));
     settled(&mut other, &before.world, 2);
     let mut after = before.crash(Duration::from_secs(3599));

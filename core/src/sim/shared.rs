@@ -101,7 +101,10 @@ pub(super) fn unacknowledged_and_waiting_messages_move_to_another_member() {
         assert_eq!(second.payloads(&world), ["1", "2", "3"]);
         assert_eq!(world.engine.metrics.queued_messages.value(), 0);
         let mut first = world.connect("a", &slow);
-        assert!(first.payloads(&world).is_empty(), "they are not there twice");
+        assert!(
+            first.payloads(&world).is_empty(),
+            "they are not there twice"
+        );
     }
 }
 

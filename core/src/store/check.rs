@@ -249,7 +249,11 @@ fn rewrite(
     let mut write = || {
         let mut segment = place.create(number, base, &mut || false)?;
         let mut at = BATCH;
-        while let Some(group) = salvaged.buffer.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        while let Some(group) = salvaged
+            .buffer
+            .get_mut(at..)
+            .filter(|rest| !rest.is_empty())
+        {
             at += segment.seal(group)?;
         }
         if at > BATCH {
@@ -267,5 +271,6 @@ fn aside(path: &Path) -> PathBuf {
         again => path.with_extension(format!("log.damaged-{again}")),
     });
     let mut free = names.filter(|name| !name.exists());
-    free.next().unwrap_or_else(|| path.with_extension("log.damaged"))
+    free.next()
+        .unwrap_or_else(|| path.with_extension("log.damaged"))
 }

@@ -17,7 +17,8 @@
 //! disk in any order. Damage elsewhere is the disk's fault, and hiding it would lose what was
 //! acknowledged. `synced` tells them apart: each batch says up to where the segment had been
 //! synced when it was written. Damage before a point that a later batch calls synced is corruption;
-//! damage that no later batch speaks of is the torn tail of a write that nobody was promised.
+//! damage that no later batch speaks of is the torn tail of a write that nobody was promised. It is
+//! cut behind the last whole group, and a seal takes its place, perhaps within the batch.
 
 use std::ops::Range;
 
@@ -251,9 +252,7 @@ impl Codec {
     /// The batch header at the front of `bytes`, if a valid one is there.
     fn read_batch(&self, bytes: &[u8]) -> Option<BatchHeader> {
         let (fields, crc) = bytes.first_chunk::<BATCH>()?.split_last_chunk::<4>()?;
-        if !fields.starts_with(&self.marker)
-            || self.crc(0, 0, fields) != u32::from_le_bytes(*crc)
-        {
+        if !fields.starts_with(&self.marker) || self.crc(0, 0, fields) != u32::from_le_bytes(*crc) {
             return None;
         }
         Some(BatchHeader {
@@ -342,7 +341,16 @@ impl<'a> Scan<'a> {
             }
             self.enter_batch()?;
         }
-        let body = self.check_group()?;
+        let body = match self.check_group() {
+            Ok(body) => body,
+            Err(_) if self.is_cut_here() => {
+                self.at = self.bytes.len();
+                self.end = self.at;
+                self.sealed = true;
+                return Ok(false);
+            }
+            Err(damage) => return Err(damage),
+        };
         let damage = Damage {
             certain: true,
             ..self.damage("a group with a good checksum that this program did not write")
@@ -380,6 +388,15 @@ impl<'a> Scan<'a> {
         self.at += BATCH;
         self.end = self.at.saturating_add(header.length as usize);
         Ok(())
+    }
+
+    /// Whether an earlier start has cut a torn batch here, and put a seal where the next group was to
+    /// be. It was the last write, so the seal is the end of the file.
+    fn is_cut_here(&self) -> bool {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let seal = self.codec.read_batch(rest);
+        rest.len() == BATCH
+            && seal.is_some_and(|seal| seal.length == 0 && seal.first == self.counter)
     }
 
     /// The bytes of the next body, if its checksum holds.
@@ -429,7 +446,9 @@ impl<'a> Scan<'a> {
     /// were skipped; `None` if no batch follows, and all the rest is lost.
     pub(super) fn skip(&mut self, damage: &Damage) -> Option<(usize, u64)> {
         let counter = self.counter;
-        let next = self.batches_after(damage.at).find(|(_, batch)| batch.first >= counter);
+        let next = self
+            .batches_after(damage.at)
+            .find(|(_, batch)| batch.first >= counter);
         let (at, batch) = next?;
         let skipped = (at - damage.at, batch.first - counter);
         self.at = at;

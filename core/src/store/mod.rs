@@ -114,10 +114,7 @@ impl Log {
     /// Another process has the directory; a segment is damaged, missing, of another format version
     /// or encrypted with another key; `replay` refused a record. Nothing was changed then, but what
     /// `replay` was given before must be thrown away.
-    pub fn open(
-        options: &Options,
-        replay: &mut Replay<'_>,
-    ) -> Result<Self, StoreError> {
+    pub fn open(options: &Options, replay: &mut Replay<'_>) -> Result<Self, StoreError> {
         Self::open_on(Arc::new(FileSystem), options, replay)
     }
 

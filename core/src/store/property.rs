@@ -123,12 +123,27 @@ impl Case {
         if cut {
             assert_eq!(damage.is_none(), self.batches.contains(&at));
             assert!(damage.is_none() || torn, "a cut at the end is a torn tail");
+            self.resume(damage.map_or(at, |damage| damage.at), &groups);
         } else {
             assert!(damage.is_some_and(|damage| damage.at <= at), "not noticed");
             let last = self.batches.iter().nth_back(1);
             let in_last = last.is_some_and(|last| at >= *last);
             assert_eq!(torn, in_last, "synced or not");
         }
+    }
+}
+
+impl Case {
+    /// What start makes of a torn tail is a whole segment with the same groups.
+    fn resume(&self, at: usize, groups: &[Vec<u8>]) {
+        let mut bytes = self.bytes.get(..at).unwrap_or_default().to_vec();
+        bytes.extend(self.codec.batch(BatchHeader {
+            first: groups.len() as u64,
+            synced: at as u64,
+            length: 0,
+        }));
+        let (again, damage, ..) = read(&self.codec, &mut bytes);
+        assert_eq!((again.as_slice(), damage), (groups, None), "cut and sealed");
     }
 }
 

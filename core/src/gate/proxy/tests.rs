@@ -24,11 +24,7 @@ fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
 const V4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0xdc, 0x04, 0x22, 0xb3];
 
 fn with_checksum(more: &[u8]) -> Vec<u8> {
-    let mut header = v2(
-        0x21,
-        0x11,
-        &[&V4[..], more, &tlv(CRC32C, &[0; 4])].concat(),
-    );
+    let mut header = v2(0x21, 0x11, &[&V4[..], more, &tlv(CRC32C, &[0; 4])].concat());
     let sum = crc32c(&header).to_be_bytes();
     let at = header.len() - 4;
     header[at..].copy_from_slice(&sum);
@@ -39,13 +35,28 @@ fn with_checksum(more: &[u8]) -> Vec<u8> {
 fn lines_of_version_1() {
     use ProxyError::{BadLine, ControlCharacter, NotAHeader, TooLong};
     for (line, expected) in [
-        ("PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", client("192.0.2.1:56324")),
-        ("PROXY TCP6 2001:db8::1 ::1 1 65535\r\n", client("[2001:db8::1]:1")),
-        ("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", client("255.255.255.255:65535")),
-        ("PROXY TCP4 192.0.2.1 198.51.100.2 0 0\r\n", client("192.0.2.1:0")),
+        (
+            "PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n",
+            client("192.0.2.1:56324"),
+        ),
+        (
+            "PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+            client("[2001:db8::1]:1"),
+        ),
+        (
+            "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n",
+            client("255.255.255.255:65535"),
+        ),
+        (
+            "PROXY TCP4 192.0.2.1 198.51.100.2 0 0\r\n",
+            client("192.0.2.1:0"),
+        ),
         ("PROXY UNKNOWN\r\n", PROXY),
         ("PROXY UNKNOWN whatever 1 2 3\r\n", PROXY),
-        ("PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", PROXY),
+        (
+            "PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n",
+            PROXY,
+        ),
         ("PROXY UNKNOWNX\r\n", Err(BadLine)),
         ("PROXY TCP5 192.0.2.1 198.51.100.2 1 2\r\n", Err(BadLine)),
         ("PROXY tcp4 192.0.2.1 198.51.100.2 1 2\r\n", Err(BadLine)),
@@ -61,12 +72,27 @@ fn lines_of_version_1() {
         ("PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n", Err(BadLine)),
         ("PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n", Err(BadLine)),
         ("PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n", Err(BadLine)),
-        ("PROXY TCP4 192.0.2.1 198.51.100.2 65536 2\r\n", Err(BadLine)),
+        (
+            "PROXY TCP4 192.0.2.1 198.51.100.2 65536 2\r\n",
+            Err(BadLine),
+        ),
         ("PROXY TCP4 192.0.2.1 198.51.100.2 1 -2\r\n", Err(BadLine)),
-        ("PROXY TCP4 192.0.2.1 198.51.100.2 1 2\n", Err(ControlCharacter)),
-        ("PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\r", Err(ControlCharacter)),
-        ("PROXY TCP4 192.0.2.1\t198.51.100.2 1 2\r\n", Err(ControlCharacter)),
-        ("PROXY TCP4 192.0.2.1\x1b[2J 198.51.100.2 1 2\r\n", Err(ControlCharacter)),
+        (
+            "PROXY TCP4 192.0.2.1 198.51.100.2 1 2\n",
+            Err(ControlCharacter),
+        ),
+        (
+            "PROXY TCP4 192.0.2.1 198.51.100.2 1 2\r\r",
+            Err(ControlCharacter),
+        ),
+        (
+            "PROXY TCP4 192.0.2.1\t198.51.100.2 1 2\r\n",
+            Err(ControlCharacter),
+        ),
+        (
+            "PROXY TCP4 192.0.2.1\x1b[2J 198.51.100.2 1 2\r\n",
+            Err(ControlCharacter),
+        ),
         ("PROXY UNKNOWN \0\r\n", Err(ControlCharacter)),
         ("PROXY UNKNOWN \u{e9}\r\n", Err(ControlCharacter)),
         ("PROXY UNKNOWN\r\nx", Err(TooLong)),
@@ -104,36 +130,121 @@ fn headers_of_version_2() {
         ("IPv4", v4(&[]), here()),
         ("IPv6", v2(0x21, 0x21, &v6), client("[2001:db8::1]:7")),
         ("LOCAL", v2(0x20, 0x00, &[]), PROXY),
-        ("LOCAL with addresses, which do not count", v2(0x20, 0x11, &V4), PROXY),
-        ("LOCAL of an unknown family", v2(0x20, 0x7f, b"anything"), PROXY),
+        (
+            "LOCAL with addresses, which do not count",
+            v2(0x20, 0x11, &V4),
+            PROXY,
+        ),
+        (
+            "LOCAL of an unknown family",
+            v2(0x20, 0x7f, b"anything"),
+            PROXY,
+        ),
         ("unspecified", v2(0x21, 0x00, &[]), PROXY),
         ("Unix", v2(0x21, 0x31, &[b'/'; 216]), PROXY),
         ("an unknown TLV", v4(&tlv(0xe0, b"own")), here()),
         ("an empty TLV", v4(&tlv(0x04, b"")), here()),
-        ("several TLVs", v4(&[tlv(ALPN, b"mqtt"), tlv(AUTHORITY, b"example.net"), tlv(UNIQUE_ID, b"1")].concat()), here()),
+        (
+            "several TLVs",
+            v4(&[
+                tlv(ALPN, b"mqtt"),
+                tlv(AUTHORITY, b"example.net"),
+                tlv(UNIQUE_ID, b"1"),
+            ]
+            .concat()),
+            here(),
+        ),
         ("TLS facts", v4(&ssl(&tlv(0x21, b"TLSv1.3"))), here()),
         ("a checksum", with_checksum(&tlv(0x04, b"padding")), here()),
-        ("version 1 in binary", v2(0x11, 0x11, &V4), Err(BadVersion(1))),
+        (
+            "version 1 in binary",
+            v2(0x11, 0x11, &V4),
+            Err(BadVersion(1)),
+        ),
         ("version 3", v2(0x31, 0x11, &V4), Err(BadVersion(3))),
-        ("an unassigned command", v2(0x22, 0x11, &V4), Err(BadCommand(2))),
+        (
+            "an unassigned command",
+            v2(0x22, 0x11, &V4),
+            Err(BadCommand(2)),
+        ),
         ("a datagram", v2(0x21, 0x12, &V4), Err(BadFamily(0x12))),
-        ("a Unix datagram", v2(0x21, 0x32, &[0; 216]), Err(BadFamily(0x32))),
-        ("a family without protocol", v2(0x21, 0x10, &V4), Err(BadFamily(0x10))),
-        ("an unassigned family", v2(0x21, 0x41, &V4), Err(BadFamily(0x41))),
-        ("no room for IPv4", v2(0x21, 0x11, &V4[..11]), Err(ShortAddresses)),
-        ("no room for IPv6", v2(0x21, 0x21, &v6[..35]), Err(ShortAddresses)),
-        ("no room for Unix", v2(0x21, 0x31, &[0; 215]), Err(ShortAddresses)),
+        (
+            "a Unix datagram",
+            v2(0x21, 0x32, &[0; 216]),
+            Err(BadFamily(0x32)),
+        ),
+        (
+            "a family without protocol",
+            v2(0x21, 0x10, &V4),
+            Err(BadFamily(0x10)),
+        ),
+        (
+            "an unassigned family",
+            v2(0x21, 0x41, &V4),
+            Err(BadFamily(0x41)),
+        ),
+        (
+            "no room for IPv4",
+            v2(0x21, 0x11, &V4[..11]),
+            Err(ShortAddresses),
+        ),
+        (
+            "no room for IPv6",
+            v2(0x21, 0x21, &v6[..35]),
+            Err(ShortAddresses),
+        ),
+        (
+            "no room for Unix",
+            v2(0x21, 0x31, &[0; 215]),
+            Err(ShortAddresses),
+        ),
         ("half a TLV header", v4(&[0x04, 0]), Err(BadTlv(4))),
-        ("a TLV beyond the header", v4(&[0x04, 0, 3, 1, 2]), Err(BadTlv(4))),
-        ("a TLV inside TLS facts beyond them", v4(&ssl(&[0x21, 0, 9])), Err(BadTlv(SSL))),
-        ("TLS facts too short", v4(&tlv(SSL, &[1, 0])), Err(BadTlv(SSL))),
-        ("a control character in a name", v4(&tlv(AUTHORITY, b"a\nb")), Err(BadTlv(AUTHORITY))),
-        ("a name that is not UTF-8", v4(&tlv(AUTHORITY, b"\xff")), Err(BadTlv(AUTHORITY))),
-        ("a long unique id", v4(&tlv(UNIQUE_ID, &[0; 129])), Err(BadTlv(UNIQUE_ID))),
-        ("a checksum of three bytes", v4(&tlv(CRC32C, &[0; 3])), Err(BadTlv(CRC32C))),
-        ("two checksums", with_checksum(&tlv(CRC32C, &[0; 4])), Err(BadTlv(CRC32C))),
+        (
+            "a TLV beyond the header",
+            v4(&[0x04, 0, 3, 1, 2]),
+            Err(BadTlv(4)),
+        ),
+        (
+            "a TLV inside TLS facts beyond them",
+            v4(&ssl(&[0x21, 0, 9])),
+            Err(BadTlv(SSL)),
+        ),
+        (
+            "TLS facts too short",
+            v4(&tlv(SSL, &[1, 0])),
+            Err(BadTlv(SSL)),
+        ),
+        (
+            "a control character in a name",
+            v4(&tlv(AUTHORITY, b"a\nb")),
+            Err(BadTlv(AUTHORITY)),
+        ),
+        (
+            "a name that is not UTF-8",
+            v4(&tlv(AUTHORITY, b"\xff")),
+            Err(BadTlv(AUTHORITY)),
+        ),
+        (
+            "a long unique id",
+            v4(&tlv(UNIQUE_ID, &[0; 129])),
+            Err(BadTlv(UNIQUE_ID)),
+        ),
+        (
+            "a checksum of three bytes",
+            v4(&tlv(CRC32C, &[0; 3])),
+            Err(BadTlv(CRC32C)),
+        ),
+        (
+            "two checksums",
+            with_checksum(&tlv(CRC32C, &[0; 4])),
+            Err(BadTlv(CRC32C)),
+        ),
         ("a wrong checksum", wrong_sum, Err(BadChecksum)),
-        ("one byte too many", [v4(&[]), vec![0]].concat(), Err(ProxyError::TooLong)),
+        (
+            "one byte too many",
+            [v4(&[]), vec![0]].concat(),
+            Err(ProxyError::TooLong),
+        ),
     ] {
         assert_eq!(parse(&header), expected, "{what}");
     }
@@ -141,11 +252,21 @@ fn headers_of_version_2() {
 
 #[test]
 fn a_binary_header_ends_within_536_bytes() {
-    let filled = |length: usize| v2(0x21, 0x11, &[&V4[..], &tlv(4, &vec![0; length - 31])].concat());
+    let filled = |length: usize| {
+        v2(
+            0x21,
+            0x11,
+            &[&V4[..], &tlv(4, &vec![0; length - 31])].concat(),
+        )
+    };
     assert_eq!(parse(&filled(MAX_V2)), client("192.0.2.1:56324"));
     let longer = filled(MAX_V2 + 1);
     assert_eq!(parse(&longer), Err(ProxyError::TooLong));
-    assert_eq!(parse(&longer[..FIXED]), Err(ProxyError::TooLong), "from the length alone");
+    assert_eq!(
+        parse(&longer[..FIXED]),
+        Err(ProxyError::TooLong),
+        "from the length alone"
+    );
 }
 
 #[test]
@@ -173,7 +294,10 @@ fn a_header_cut_anywhere_waits_and_never_asks_for_what_follows_it() {
         for cut in 0..header.len() {
             match parse(&header[..cut]) {
                 Ok(Progress::More(more)) => {
-                    assert!((1..=header.len() - cut).contains(&more), "{header:?} at {cut}");
+                    assert!(
+                        (1..=header.len() - cut).contains(&more),
+                        "{header:?} at {cut}"
+                    );
                 }
                 other => panic!("{header:?} at {cut}: {other:?}"),
             }

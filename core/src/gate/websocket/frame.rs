@@ -151,7 +151,11 @@ enum State {
     /// So many bytes of a header are there.
     Header(usize),
     /// So many bytes of a payload are still to come, and the mask for the next of them.
-    Payload { left: u64, mask: [u8; 4], of: Of },
+    Payload {
+        left: u64,
+        mask: [u8; 4],
+        of: Of,
+    },
     Ended,
 }
 

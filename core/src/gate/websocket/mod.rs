@@ -102,7 +102,11 @@ impl WebSocket {
     }
 
     /// Reads to the end of the connection and gives nothing on.
-    fn sink(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn sink(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut read = ReadBuf::new(buffer.initialize_unfilled());
             ready!(Pin::new(&mut self.inner).poll_read(context, &mut read))?;
@@ -155,10 +159,7 @@ impl AsyncRead for WebSocket {
             match this.ended {
                 Some(Ended::Closed(_)) => return Poll::Ready(Ok(())),
                 Some(Ended::Broken(violation)) => {
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::InvalidData,
-                        violation,
-                    )));
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
                 }
                 None => {}
             }

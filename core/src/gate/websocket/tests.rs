@@ -28,7 +28,12 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     out.extend(MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+    out.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, key)| byte ^ key),
+    );
     out
 }
 
@@ -51,24 +56,104 @@ fn what_a_client_must_not_send_ends_the_connection_with_its_code() {
         ("text [MQTT-6.0.0-1]", first(0x81), Violation::Text, 1003),
         ("text in fragments", first(0x01), Violation::Text, 1003),
         ("a reserved bit", first(0xc2), Violation::ReservedBit, 1002),
-        ("the last reserved bit", first(0x92), Violation::ReservedBit, 1002),
-        ("an unassigned opcode", first(0x83), Violation::Opcode(3), 1002),
-        ("an unassigned control opcode", first(0x8b), Violation::Opcode(0xb), 1002),
+        (
+            "the last reserved bit",
+            first(0x92),
+            Violation::ReservedBit,
+            1002,
+        ),
+        (
+            "an unassigned opcode",
+            first(0x83),
+            Violation::Opcode(3),
+            1002,
+        ),
+        (
+            "an unassigned control opcode",
+            first(0x8b),
+            Violation::Opcode(0xb),
+            1002,
+        ),
         ("no mask", vec![0x82, 1, b'x'], Violation::Unmasked, 1002),
-        ("a ping without mask", vec![0x89, 0], Violation::Unmasked, 1002),
-        ("125 in two bytes", vec![0x82, 0xfe, 0, 125, 0, 0, 0, 0], Violation::Length, 1002),
-        ("65535 in eight bytes", [&[0x82, 0xff][..], &65_535_u64.to_be_bytes(), &MASK].concat(), Violation::Length, 1002),
-        ("the highest bit of a length", [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &MASK].concat(), Violation::Length, 1002),
+        (
+            "a ping without mask",
+            vec![0x89, 0],
+            Violation::Unmasked,
+            1002,
+        ),
+        (
+            "125 in two bytes",
+            vec![0x82, 0xfe, 0, 125, 0, 0, 0, 0],
+            Violation::Length,
+            1002,
+        ),
+        (
+            "65535 in eight bytes",
+            [&[0x82, 0xff][..], &65_535_u64.to_be_bytes(), &MASK].concat(),
+            Violation::Length,
+            1002,
+        ),
+        (
+            "the highest bit of a length",
+            [&[0x82, 0xff][..], &u64::MAX.to_be_bytes(), &MASK].concat(),
+            Violation::Length,
+            1002,
+        ),
         ("a ping in fragments", first(0x09), Violation::Control, 1002),
-        ("a long ping", masked(0x89, &[0; 126]), Violation::Control, 1002),
-        ("a continuation of nothing", first(0x80), Violation::Order, 1002),
-        ("a message in a message", [first(0x02), first(0x82)].concat(), Violation::Order, 1002),
-        ("many fragments", fragments(1025), Violation::Fragments, 1008),
-        ("a huge frame", [&[0x82, 0xff][..], &(1_u64 << 20 | 1).to_be_bytes(), &MASK].concat(), Violation::TooLarge((1 << 20) + 1), 1009),
-        ("a Close of one byte", masked(0x88, &[3]), Violation::Close, 1002),
-        ("a Close with a code that is never sent", masked(0x88, &1005_u16.to_be_bytes()), Violation::Close, 1002),
-        ("a Close with code 0", masked(0x88, &[0, 0]), Violation::Close, 1002),
-        ("a Close with a reason that is no UTF-8", masked(0x88, b"\x03\xe8\xff"), Violation::Close, 1002),
+        (
+            "a long ping",
+            masked(0x89, &[0; 126]),
+            Violation::Control,
+            1002,
+        ),
+        (
+            "a continuation of nothing",
+            first(0x80),
+            Violation::Order,
+            1002,
+        ),
+        (
+            "a message in a message",
+            [first(0x02), first(0x82)].concat(),
+            Violation::Order,
+            1002,
+        ),
+        (
+            "many fragments",
+            fragments(1025),
+            Violation::Fragments,
+            1008,
+        ),
+        (
+            "a huge frame",
+            [&[0x82, 0xff][..], &(1_u64 << 20 | 1).to_be_bytes(), &MASK].concat(),
+            Violation::TooLarge((1 << 20) + 1),
+            1009,
+        ),
+        (
+            "a Close of one byte",
+            masked(0x88, &[3]),
+            Violation::Close,
+            1002,
+        ),
+        (
+            "a Close with a code that is never sent",
+            masked(0x88, &1005_u16.to_be_bytes()),
+            Violation::Close,
+            1002,
+        ),
+        (
+            "a Close with code 0",
+            masked(0x88, &[0, 0]),
+            Violation::Close,
+            1002,
+        ),
+        (
+            "a Close with a reason that is no UTF-8",
+            masked(0x88, b"\x03\xe8\xff"),
+            Violation::Close,
+            1002,
+        ),
     ] {
         let (_, ended) = decode(&bytes);
         assert_eq!(ended, Some(Ended::Broken(violation)), "{what}");
@@ -161,7 +246,10 @@ fn frames_that_carry_nothing_are_limited() {
     assert!(!meter.admit(1, start + IDLE_INTERVAL));
     let later = start + Duration::from_hours(24);
     assert!(meter.admit(IDLE_BURST, later));
-    assert!(!meter.admit(1, later), "a long pause saves up no more than the burst");
+    assert!(
+        !meter.admit(1, later),
+        "a long pause saves up no more than the burst"
+    );
     let mut steady = Meter::new();
     assert!((0..1000).all(|count| steady.admit(1, start + IDLE_INTERVAL * count)));
 }
@@ -178,7 +266,9 @@ fn pair() -> (WebSocket, UnixStream) {
 #[tokio::test]
 async fn a_flood_of_pings_is_closed_with_1008() {
     let (mut ours, mut theirs) = pair();
-    theirs.write_all(&masked(0x89, b"x").repeat(IDLE_BURST as usize + 1)).unwrap();
+    theirs
+        .write_all(&masked(0x89, b"x").repeat(IDLE_BURST as usize + 1))
+        .unwrap();
     let error = ours.read(&mut [0; 4096]).await.unwrap_err();
     assert!(error.to_string().contains("flood"), "{error}");
     ours.shutdown().await.unwrap();
@@ -192,7 +282,9 @@ async fn a_flood_of_pings_is_closed_with_1008() {
 async fn the_newest_ping_is_answered_while_nothing_is_written() {
     let (mut ours, mut theirs) = pair();
     let pings = [masked(0x89, b"old"), masked(0x89, b"new")].concat();
-    theirs.write_all(&[pings, masked(0x82, b"data")].concat()).unwrap();
+    theirs
+        .write_all(&[pings, masked(0x82, b"data")].concat())
+        .unwrap();
     let mut data = [0; 64];
     assert_eq!(ours.read(&mut data).await.unwrap(), 4);
     let mut pong = [0; 5];
@@ -203,7 +295,9 @@ async fn the_newest_ping_is_answered_while_nothing_is_written() {
 #[tokio::test]
 async fn data_in_front_of_a_violation_are_delivered_and_the_close_says_why() {
     let (mut ours, mut theirs) = pair();
-    theirs.write_all(&[masked(0x82, b"good"), masked(0x81, b"text")].concat()).unwrap();
+    theirs
+        .write_all(&[masked(0x82, b"good"), masked(0x81, b"text")].concat())
+        .unwrap();
     let mut data = [0; 64];
     assert_eq!(ours.read(&mut data).await.unwrap(), 4);
     assert!(ours.read(&mut data).await.is_err());
@@ -299,7 +393,9 @@ fn request(changed: &[&str]) -> String {
 
 #[test]
 fn the_request_of_the_rfc_is_granted() {
-    let granted = judge(request(&[]).as_bytes(), 0, &rules()).unwrap().unwrap();
+    let granted = judge(request(&[]).as_bytes(), 0, &rules())
+        .unwrap()
+        .unwrap();
     let response = String::from_utf8(granted.response).unwrap();
     assert!(response.starts_with("HTTP/1.1 101 "));
     assert!(response.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
@@ -313,9 +409,8 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
     use Rejection::{
         Bearer, Body, Key, Malformed, NotHttp, NotOnce, NotUpgrade, Origin, Path, Protocol, Version,
     };
-    let granted = |protocol: &str, bearer: Option<&str>| {
-        Ok((protocol.to_owned(), bearer.map(str::to_owned)))
-    };
+    let granted =
+        |protocol: &str, bearer: Option<&str>| Ok((protocol.to_owned(), bearer.map(str::to_owned)));
     let long = format!("Sec-WebSocket-Protocol: {}mqtt", "x, ".repeat(500));
     let long = [long.as_str()];
     #[rustfmt::skip]
@@ -376,7 +471,9 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
             let granted = granted.unwrap();
             let response = String::from_utf8(granted.response).unwrap();
             let protocol = response.split("Sec-WebSocket-Protocol: ").nth(1).unwrap();
-            let bearer = granted.bearer.map(|token| String::from_utf8(token.into()).unwrap());
+            let bearer = granted
+                .bearer
+                .map(|token| String::from_utf8(token.into()).unwrap());
             (protocol.trim().to_owned(), bearer)
         });
         assert_eq!(judged, expected, "{text}");
@@ -387,7 +484,10 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         ("G\r", NotHttp),
         (&*(request(&[]) + "\x10"), Body),
     ] {
-        assert!(judge(bytes.as_bytes(), 0, &rules()).err() == Some(expected), "{bytes:?}");
+        assert!(
+            judge(bytes.as_bytes(), 0, &rules()).err() == Some(expected),
+            "{bytes:?}"
+        );
     }
 }
 
@@ -425,7 +525,10 @@ fn a_request_may_come_in_pieces() {
     for cut in 1..text.len() {
         let (first, _) = text.as_bytes().split_at(cut);
         assert!(matches!(judge(first, 0, &rules()), Ok(None)), "{cut}");
-        assert!(matches!(judge(text.as_bytes(), cut, &rules()), Ok(Some(_))), "{cut}");
+        assert!(
+            matches!(judge(text.as_bytes(), cut, &rules()), Ok(Some(_))),
+            "{cut}"
+        );
     }
     crate::fuzzing::websocket(text.as_bytes());
 }

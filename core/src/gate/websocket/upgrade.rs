@@ -188,7 +188,11 @@ fn grant(request: &[u8], rules: &WebSocketRules) -> Result<Upgrade, Rejection> {
             return Err(Rejection::Origin);
         }
     }
-    let lists = |name, word| headers.words(name).any(|own| own.eq_ignore_ascii_case(word));
+    let lists = |name, word| {
+        headers
+            .words(name)
+            .any(|own| own.eq_ignore_ascii_case(word))
+    };
     if !lists("Upgrade", b"websocket") || !lists("Connection", b"upgrade") {
         return Err(Rejection::NotUpgrade);
     }
