@@ -64,9 +64,17 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
     logs
 }
 
+/// A directory in memory where there is one: thousands of small stores are made, and what a loss
+/// of power would do is not tested here.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 /// A fresh copy of the files, for one experiment.
 fn copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
+    let to = scratch();
     for path in segments(from) {
         fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
     }
@@ -80,7 +88,7 @@ fn keys() -> [Option<Key>; 2] {
 #[test]
 fn a_tail_cut_at_any_byte_leaves_a_prefix_and_the_store_goes_on() {
     for key in keys() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let records = store(dir.path(), key.as_ref(), false);
         let length = fs::read(segments(dir.path()).pop().unwrap()).unwrap().len();
         let mut seen = 0;
@@ -111,7 +119,7 @@ fn a_tail_cut_at_any_byte_leaves_a_prefix_and_the_store_goes_on() {
 fn a_flipped_bit_anywhere_is_noticed_and_repair_says_what_it_cost() {
     for key in keys() {
         for stopped in [true, false] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = scratch();
             let records = store(dir.path(), key.as_ref(), stopped);
             let files = segments(dir.path());
             for (index, file) in files.iter().enumerate() {
@@ -159,7 +167,7 @@ fn flipped(trial: &tempfile::TempDir, key: Option<&Key>, records: &[Record], las
 
 #[test]
 fn a_missing_segment_is_named_and_repair_goes_on_without_it() {
-    let whole = tempfile::tempdir().unwrap();
+    let whole = scratch();
     let records = store(whole.path(), None, true);
     let count = segments(whole.path()).len();
     for gone in 0..count - 1 {
@@ -181,7 +189,7 @@ fn a_missing_segment_is_named_and_repair_goes_on_without_it() {
 
 #[test]
 fn a_segment_of_another_store_or_in_another_place_is_refused() {
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (scratch(), scratch());
     store(one.path(), None, true);
     store(two.path(), None, true);
     let trial = copy(one.path());
@@ -198,7 +206,7 @@ fn a_segment_of_another_store_or_in_another_place_is_refused() {
 
 #[test]
 fn a_segment_cut_between_two_writes_is_not_complete() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     store(dir.path(), None, true);
     let first = segments(dir.path()).remove(0);
     let content = fs::read(&first).unwrap();
@@ -211,7 +219,7 @@ fn a_segment_cut_between_two_writes_is_not_complete() {
 
 #[test]
 fn repair_leaves_a_sound_store_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let records = store(dir.path(), None, true);
     let report = repair(dir.path(), None).unwrap();
     assert!(report.is_sound() && report.done.is_empty());

@@ -227,7 +227,7 @@ fn a_panic_while_writing_leaves_the_log_as_it_was() {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         log.append(&mut |batch| {
             batch.record(9, |out| out.push(9));
-            batch.record(9, |_| std::panic::panic_any(()));
+            batch.record(9, |_| std::panic::resume_unwind(Box::new(())));
         })
     }));
     assert!(panicked.is_err());

@@ -148,7 +148,7 @@ const BAD: &[Bad] = &[
     Bad {
         what: "a filter that is none",
         make: |setup| policy(setup, "p, *, a/#/b, subscribe, allow\n"),
-        says: &["policy.csv:1", "a/#/b"],
+        says: &["policy.csv:1", "whole level"],
     },
     Bad {
         what: "a line that is too short",

@@ -389,7 +389,7 @@ impl Client {
     }
 
     #[track_caller]
-    fn acknowledged(&mut self, qos: u8) -> u8 {
+    pub(crate) fn acknowledged(&mut self, qos: u8) -> u8 {
         if qos == 0 {
             return 0;
         }

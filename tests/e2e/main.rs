@@ -34,3 +34,4 @@ mod quickstart;
 mod raw;
 mod reload;
 mod sessions;
+mod transports;

@@ -189,7 +189,7 @@ fn the_address_that_a_trusted_proxy_names_is_the_clients() {
         stream.write_all(&[header, &hello].concat()).unwrap();
         let mut answer = Vec::new();
         // Refused: closed without a byte.
-        let _ = stream.by_ref().take(4).read_to_end(&mut answer);
+        let _ = (&stream).take(4).read_to_end(&mut answer);
         (stream, answer)
     };
     let line = |ip: &str| format!("PROXY TCP4 {ip} 192.0.2.250 4711 8883\r\n").into_bytes();
@@ -207,7 +207,7 @@ fn the_address_that_a_trusted_proxy_names_is_the_clients() {
     for header in [&b""[..], b"PROXY TCP4 192.0.2.3 x 1 2\r\n"] {
         assert!(connect(header, "four").1.is_empty());
     }
-    broker.record("refuse", &[("check", "proxy")]);
+    broker.record("refuse", &[("rule", "proxy")]);
     assert_eq!(broker.number("untrusted_proxies"), 2);
     drop((first, second));
 }
@@ -221,7 +221,7 @@ fn a_header_from_somebody_else_is_not_believed() {
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     assert!(answer.is_empty());
-    broker.record("refuse", &[("check", "proxy"), ("reason", "trusted-proxies")]);
+    broker.record("refuse", &[("rule", "proxy"), ("reason", "trusted-proxies")]);
     assert_eq!(broker.number("untrusted_proxies"), 1);
 }
 
@@ -292,7 +292,7 @@ fn a_mosquitto_bridge_carries_messages_both_ways() {
     let _bridge = Killed(bridge);
     // It tried its own dialect first, was refused, and came back.
     broker.record("subscribe", &[("client_id", "bridge"), ("filter", "lab/in/#")]);
-    broker.record("refuse", &[("listener", "local"), ("check", "protocol")]);
+    broker.record("refuse", &[("listener", "local"), ("rule", "protocol")]);
 
     let mut here = broker.user(V5, "here", ANNA);
     here.subscribe(&["lab/out/#"], 1);

@@ -6,11 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use portcullis_core::topic::{TopicFilter, TopicLimits};
+use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
 use super::Who;
 use crate::load::{Source, Sources};
-use crate::pattern::is_safe;
+use crate::pattern::{self, Slots, is_safe};
 use crate::policy::{Act, Policy};
 
 /// Most different things that are learned from; further ones are counted.
@@ -92,7 +92,14 @@ pub fn learn(observed: impl IntoIterator<Item = Observed>) -> Draft {
 /// The rights that an observation asks for, as columns of policy lines.
 fn split(one: &Observed) -> Vec<Result<Right, String>> {
     let plain = |act: Act, topic: &str| {
-        if topic.contains(['{', '}', '"']) || topic.chars().any(char::is_control) {
+        let fits = match act {
+            Act::Share => pattern::group(topic, &mut Slots::default()).is_ok(),
+            Act::Subscribe => pattern::topic(topic, &mut Slots::default()).is_ok(),
+            Act::Publish | Act::Retain | Act::Will => {
+                TopicName::new(topic, TopicLimits::default()).is_ok()
+            }
+        };
+        if !fits || topic.contains(['{', '}', '"']) || topic.chars().any(char::is_control) {
             return Err("a policy cannot name this topic".to_owned());
         }
         Ok((act, topic.to_owned()))
