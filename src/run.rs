@@ -158,6 +158,8 @@ fn start(
         roles = counts.links,
         "policy in force"
     );
+    // Keys and lists from other servers, from now on.
+    desk.start(&tokio::runtime::Handle::current());
     Ok(Running {
         desk,
         acl,

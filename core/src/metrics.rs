@@ -92,6 +92,7 @@ metrics! {
     dropped_too_large: "counter", "Messages not sent because they exceed the client's Maximum Packet Size.";
     dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";
     retained_refused: "counter", "Retained messages refused because the store is full.";
+    store_refused: "counter", "Messages refused because the durable store is full or has failed.";
     slow_consumers: "counter", "Connections ended because the receiver made no progress.";
     limits_hit: "counter", "Times that a limit slowed, refused or ended something.";
     takeovers: "counter", "Connections ended because their client connected again.";

@@ -8,6 +8,7 @@
 
 mod bus;
 mod chaos;
+mod conformance;
 mod durable;
 mod flows;
 mod rules;
@@ -293,6 +294,7 @@ pub(crate) struct As {
     pub(crate) alias_max: u16,
     pub(crate) keep_alive: u16,
     pub(crate) will: Option<(&'static str, u32)>,
+    pub(crate) will_retain: bool,
 }
 
 impl As {
@@ -308,6 +310,7 @@ impl As {
             alias_max: 0,
             keep_alive: 60,
             will: None,
+            will_retain: false,
         }
     }
 

@@ -143,7 +143,7 @@ pub enum JwtKeys {
     /// `key-file`: public keys, PEM; for HS algorithms the secret.
     KeyFile(InputFile),
     /// `jwks-url`: a JSON Web Key Set that is fetched.
-    JwksUrl(JwksUrl),
+    JwksUrl(Box<JwksUrl>),
 }
 
 impl JwtKeys {
@@ -228,7 +228,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Auth {
     }
     let mut webhooks: Vec<Webhook> = Vec::with_capacity(webhook_sections.len());
     for (mut webhook, credentials) in webhook_sections.drain(..) {
-        if let Some(read) = read_webhook(&mut webhook, credentials, several) {
+        if let Some(read) = read_webhook(&mut webhook, credentials.as_deref(), several) {
             order.named(&webhook, &read.name, read.at, Link::Webhook(webhooks.len()));
             webhooks.push(read);
         }
@@ -429,12 +429,12 @@ fn read_keys(section: &mut Section<'_>) -> Option<JwtKeys> {
         }
     }
     let url = url.map(|url| {
-        JwtKeys::JwksUrl(JwksUrl {
+        JwtKeys::JwksUrl(Box::new(JwksUrl {
             url,
             connection,
             refresh,
             stale,
-        })
+        }))
     });
     let jwks = section
         .file("jwks-file", "jwks.json")

@@ -175,17 +175,17 @@ pub(super) fn read_conditions(section: &mut Section<'_>) -> Vec<ClaimCondition> 
     let list = section
         .list("require-claims", "tenant=acme")
         .unwrap_or_default();
-    let read = |text: Placed<&str>| match text.value.parse() {
-        Ok(condition) => Some(condition),
-        Err(_) => {
+    let read = |text: Placed<&str>| {
+        let condition = text.value.parse().ok();
+        if condition.is_none() {
             section.source().error(
                 text.at,
                 format_args!("require-claims has {:?}", text.value),
                 "write \"PATH=VALUE\" (the claim is VALUE, or a list that has it) or \"PATH~WORD\" (one \
                  of its words)",
             );
-            None
         }
+        condition
     };
     list.into_iter().filter_map(read).collect()
 }
@@ -263,7 +263,7 @@ pub(super) fn read_introspection(
 /// Reads a webhook; `credentials` was read before, to count the sources of tokens.
 pub(super) fn read_webhook(
     section: &mut Section<'_>,
-    credentials: Option<Vec<Placed<&str>>>,
+    credentials: Option<&[Placed<&str>]>,
     several: bool,
 ) -> Option<Webhook> {
     let name = section.required("name", "hook");
@@ -272,7 +272,7 @@ pub(super) fn read_webhook(
     let secret_file = section.file("secret-file", "hook.secret");
     let connection = read_connection(section);
     let (mut passwords, mut tokens) = (credentials.is_none(), false);
-    for word in credentials.iter().flatten() {
+    for word in credentials.unwrap_or_default() {
         match word.value {
             "password" => passwords = true,
             "token" => tokens = true,
@@ -283,7 +283,7 @@ pub(super) fn read_webhook(
             ),
         }
     }
-    if credentials.as_ref().is_some_and(Vec::is_empty) {
+    if credentials.is_some_and(<[_]>::is_empty) {
         section.source().error(
             section.place("credentials").unwrap_or(section.at()),
             "credentials in [[auth.webhook]] is empty",

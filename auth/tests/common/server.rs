@@ -1,6 +1,8 @@
 //! A real HTTP server for the tests, which does what it is told: answer, be slow, be wrong, be huge
 //! or be dead.
 
+#![allow(dead_code, reason = "each test file uses its own part")]
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -107,7 +107,13 @@ impl Native {
                 self.metrics.retained_refused.inc();
                 return Appended::Refused(ReasonCode::QuotaExceeded);
             }
-            let written = self.record(false, &mut |steps| steps.retained(&message));
+            // What the broker says of itself is said anew after a restart.
+            let kept = publication.author.principal().kind() != "system";
+            let written = if kept {
+                self.record(false, &mut |steps| steps.retained(&message))
+            } else {
+                Ok(None)
+            };
             if written.is_ok() {
                 retained.bytes = bytes;
                 retained.by_topic.insert(topic.into(), message);
@@ -119,7 +125,7 @@ impl Native {
             Ok(None) => Appended::Safe,
             Ok(Some(ticket)) => Appended::Later(ticket),
             Err(_) => {
-                self.metrics.retained_refused.inc();
+                self.metrics.store_refused.inc();
                 Appended::Refused(ReasonCode::QuotaExceeded)
             }
         }
@@ -234,7 +240,9 @@ impl Bus for Native {
             // Under the lock: what is retained after this page was read is written after it.
             let written = self.record(true, &mut |steps| {
                 for (_, message) in &page {
-                    steps.retained(message);
+                    if message.author().principal().kind() != "system" {
+                        steps.retained(message);
+                    }
                 }
             });
             if written.is_err() {

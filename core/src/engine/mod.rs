@@ -182,6 +182,7 @@ impl<'e> Routing<'e> {
 
     /// The message that is being published could not be stored for somebody.
     fn refuse(&mut self) {
+        self.engine.metrics.store_refused.inc();
         self.refused = true;
     }
 
