@@ -290,6 +290,22 @@ pub fn pki(command: &cli::Pki) -> Outcome {
                 pki.certificate_path(&client.name),
             );
         }
+        cli::Pki::Revoke(client) => {
+            let pki = open(&client.pki.directory).map_err(failed)?;
+            match pki.revoke(&client.name).map_err(failed)? {
+                Made::New => println!("revoked {}", client.name),
+                Made::Kept => println!("{} was revoked before", client.name),
+            }
+            println!(
+                "made {}; a running broker takes it up on SIGHUP",
+                pki.crl_path().display()
+            );
+        }
+        cli::Pki::Crl(directory) => {
+            let pki = open(&directory.directory).map_err(failed)?;
+            let count = pki.crl().map_err(failed)?;
+            println!("made {} with {count} entries", pki.crl_path().display());
+        }
         cli::Pki::Show(show) => {
             let end = pki::certificate_end(&show.file).map_err(failed)?;
             let fields = portcullis_auth::certificate_attributes(&show.file)

@@ -78,11 +78,17 @@ pub enum Command {
     /// List and drop the sessions of a running broker.
     #[command(subcommand)]
     Session(Session),
+    /// Look at what durability has written, or make it open again; no broker may be running.
+    #[command(subcommand)]
+    Store(Store),
     /// Set a password: from the terminal, or the first line of standard input.
     Passwd(Passwd),
-    /// A starter CA and certificates.
+    /// A starter CA, certificates and CRLs: for a first set-up and for tests.
     #[command(subcommand)]
     Pki(Pki),
+    /// Tokens of a starter issuer: for tests.
+    #[command(subcommand)]
+    Token(Token),
 }
 
 /// `quickstart`.
@@ -386,6 +392,15 @@ pub enum Session {
     Drop(Kick),
 }
 
+/// `store`.
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// Read all of it and change nothing; exit 0 if it is sound, 1 if not.
+    Check(ConfigArg),
+    /// Keep what can be read of damaged files, and the files beside it; says what is lost.
+    Repair(ConfigArg),
+}
+
 /// `passwd`.
 #[derive(Debug, Args)]
 pub struct Passwd {
@@ -412,8 +427,55 @@ pub enum Pki {
     Server(PkiServer),
     /// Make a client certificate.
     Client(PkiClient),
+    /// Revoke a client's certificate and make a new ca.crl.
+    Revoke(PkiClient),
+    /// Make a new ca.crl; it counts for a month.
+    Crl(PkiDirectory),
     /// Show whom a certificate names and until when it counts.
     Show(PkiShow),
+}
+
+/// `token`.
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Make a token, signed with a key in DIR that is made if it is not there; prints it.
+    Issue(TokenIssue),
+    /// Show what a token says. Nothing is verified.
+    Inspect(TokenInspect),
+}
+
+/// `token issue`.
+#[derive(Debug, Args)]
+pub struct TokenIssue {
+    /// The directory with issuer.key and issuer.pub.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    /// Whom it names: the claim sub.
+    #[arg(value_name = "NAME")]
+    pub subject: String,
+    /// The claim iss.
+    #[arg(long, value_name = "ISS", default_value = "https://issuer.invalid")]
+    pub issuer: String,
+    /// The claim aud.
+    #[arg(long, value_name = "AUD", default_value = "portcullis")]
+    pub audience: String,
+    /// A role; may be repeated.
+    #[arg(long = "role", value_name = "R")]
+    pub roles: Vec<String>,
+    /// A further claim, a string; may be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE", value_parser = parse_pair)]
+    pub claims: Vec<(String, String)>,
+    /// How long it counts.
+    #[arg(long = "for", value_name = "DURATION", default_value = "1 h", value_parser = parse_duration)]
+    pub lifetime: Duration,
+}
+
+/// `token inspect`.
+#[derive(Debug, Args)]
+pub struct TokenInspect {
+    /// A file with a token; left out: the first line of standard input.
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// Where a starter PKI is.
@@ -535,6 +597,8 @@ mod tests {
             "ban remove --address 2001:db8::1",
             "session list --config p.toml",
             "session drop c --config p.toml",
+            "store check --config p.toml",
+            "store repair --config p.toml",
             "passwd users.passwd anna",
             "passwd users.passwd anna --delete",
             "passwd users.passwd --list",
@@ -542,6 +606,11 @@ mod tests {
             "pki server pki broker.example 192.0.2.1",
             "pki client pki device-7",
             "pki show pki/ca.pem",
+            "pki revoke pki device-7",
+            "pki crl pki",
+            "token issue tokens anna --issuer https://id --role nurse --claim tenant=acme --for 5min",
+            "token inspect anna.jwt",
+            "token inspect",
         ] {
             if let Err(error) = parse(line) {
                 panic!("{line}: {error}");
@@ -566,6 +635,7 @@ mod tests {
             "ban add --principal cert:a --for 0s",
             "ban add --address somewhere",
             "session drop",
+            "store",
             "status --socket s --config p.toml",
             "passwd users.passwd",
             "passwd users.passwd anna --list",

@@ -20,4 +20,6 @@ pub mod reload;
 pub mod rollback;
 pub mod run;
 pub mod shadow;
+pub mod store;
+pub mod token;
 pub mod wiring;

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use portcullis::cli::{Cli, Client, Command, Exit, Session};
 use portcullis::config::Config;
 use portcullis::control::Request;
-use portcullis::{ask, log, operate, passwd, quickstart, run};
+use portcullis::{ask, log, operate, passwd, quickstart, run, store, token};
 use portcullis_core::broker::Broker;
 
 /// Half the cost of the default allocator where memory is freed by another thread, as messages are.
@@ -57,6 +57,8 @@ fn dispatch(cli: &Cli) -> Result<Exit, String> {
         Command::Policy(command) => ask::policy(command),
         Command::Audit(command) => ask::audit(command),
         Command::Pki(command) => ask::pki(command),
+        Command::Store(command) => store::run(command),
+        Command::Token(command) => token::run(command),
         Command::Passwd(arguments) => {
             let said = passwd::run(arguments).map_err(|error| error.to_string())?;
             print!("{said}");

@@ -11,11 +11,13 @@
 //! 3. **Everything ends**: the CA after ten years, certificates after one year, tokens when their
 //!    maker says.
 //!
-//! It has no revocation, no renewal and no protection of the CA's key beyond file modes: for
-//! more than a start, bring certificates of a real CA.
+//! Revoking is a line in `revoked.txt` and a new `ca.crl`: the one thing here that is replaced. There
+//! is no renewal and no protection of the CA's key beyond file modes: for more than a start, bring
+//! certificates of a real CA.
 //!
 //! Keys are ECDSA P-256 (certificates) and Ed25519 (tokens). Time is an argument.
 
+use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
@@ -25,8 +27,9 @@ use std::time::{Duration, SystemTime};
 
 use portcullis_auth::{ed25519_public_pem, generate_ed25519, issue_ed25519};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, RevokedCertParams, SanType, SerialNumber,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -38,6 +41,9 @@ use zeroize::Zeroizing;
 pub const CA_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// How long a server's or client's certificate counts: one year.
 pub const LEAF_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// How long a revocation list counts: a month. The broker refuses all clients when it is over (and
+/// `crl-grace` too), so a timer must make a new one before.
+pub const CRL_LIFETIME: Duration = Duration::from_hours(30 * 24);
 /// Clocks may differ: certificates count from an hour before they are made.
 const BACKDATED: Duration = Duration::from_hours(1);
 
@@ -176,6 +182,91 @@ impl Pki {
         self.directory.join(format!("{name}.key"))
     }
 
+    /// Revokes the certificate of `name` and makes a new list. Once is enough: `Kept` says that it
+    /// was revoked before.
+    ///
+    /// # Errors
+    ///
+    /// No such certificate, a CA that is missing or broken, files that cannot be written.
+    pub fn revoke(&self, name: &str) -> Result<Made, Error> {
+        if !is_name(name) {
+            return Err(Error::Name(name.to_owned()));
+        }
+        let serial = certificate_serial(&self.certificate_path(name))?;
+        let mut revoked = self.revoked()?;
+        let made = if revoked.iter().any(|known| known.serial == serial) {
+            Made::Kept
+        } else {
+            revoked.push(Revoked {
+                serial,
+                time: self.now,
+                name: name.to_owned(),
+            });
+            let lines: String = revoked.iter().map(Revoked::line).collect();
+            replace(&self.revoked_path(), lines.as_bytes())?;
+            Made::New
+        };
+        self.crl()?;
+        Ok(made)
+    }
+
+    /// Makes `ca.crl`, signed by the CA, with everything that was revoked; it counts for
+    /// [`CRL_LIFETIME`]. Gives how many certificates are on it.
+    ///
+    /// # Errors
+    ///
+    /// A CA that is missing or broken, files that cannot be read or written.
+    pub fn crl(&self) -> Result<usize, Error> {
+        let revoked = self.revoked()?;
+        let certificate = |entry: &Revoked| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&entry.serial),
+            revocation_time: entry.time,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: self.now.saturating_sub(signed(BACKDATED)),
+            next_update: self.now.saturating_add(signed(CRL_LIFETIME)),
+            // Numbers must grow; time does.
+            crl_number: SerialNumber::from(unix_seconds(self.now.into())),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(certificate).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let made = list.signed_by(&self.issuer()?).map_err(crypto("a CRL"))?;
+        let pem = made.pem().map_err(crypto("a CRL"))?;
+        replace(&self.crl_path(), pem.as_bytes())?;
+        Ok(revoked.len())
+    }
+
+    /// The path of the revocation list.
+    #[must_use]
+    pub fn crl_path(&self) -> PathBuf {
+        self.directory.join("ca.crl")
+    }
+
+    fn revoked_path(&self) -> PathBuf {
+        self.directory.join("revoked.txt")
+    }
+
+    /// What was revoked, in order.
+    fn revoked(&self) -> Result<Vec<Revoked>, Error> {
+        let path = self.revoked_path();
+        if !exists(&path)? {
+            return Ok(Vec::new());
+        }
+        let text = read_text(&path)?;
+        let lines = text.lines().enumerate();
+        lines
+            .map(|(at, line)| {
+                Revoked::parse(line).ok_or_else(|| {
+                    let why = format!("line {} is not SERIAL TIME NAME", at + 1);
+                    broken(&path, why, "restore it: what it lists must stay revoked")
+                })
+            })
+            .collect()
+    }
+
     fn leaf(
         &self,
         name: &str,
@@ -230,6 +321,42 @@ impl Pki {
     fn set_validity(&self, params: &mut CertificateParams, lifetime: Duration) {
         params.not_before = self.now.saturating_sub(signed(BACKDATED));
         params.not_after = self.now.saturating_add(signed(lifetime));
+    }
+}
+
+/// A line of `revoked.txt`.
+struct Revoked {
+    serial: Vec<u8>,
+    time: OffsetDateTime,
+    name: String,
+}
+
+impl Revoked {
+    fn line(&self) -> String {
+        let mut serial = String::new();
+        for byte in &self.serial {
+            // Writing to a String cannot fail.
+            let _ = write!(serial, "{byte:02x}");
+        }
+        format!("{serial} {} {}\n", self.time.unix_timestamp(), self.name)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let (serial, time, name) = (words.next()?, words.next()?, words.next()?);
+        let digits = serial.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair)
+                .ok()
+                .filter(|pair| pair.len() == 2)?;
+            u8::from_str_radix(pair, 16).ok()
+        });
+        let serial: Vec<u8> = digits.collect::<Option<_>>()?;
+        let time = OffsetDateTime::from_unix_timestamp(time.parse().ok()?).ok()?;
+        (!serial.is_empty() && words.next().is_none()).then(|| Self {
+            serial,
+            time,
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -343,6 +470,16 @@ pub fn certificate_end(path: &Path) -> Result<SystemTime, Error> {
     Ok(certificate.validity().not_after.to_datetime().into())
 }
 
+/// The serial number of the first certificate in a PEM file.
+fn certificate_serial(path: &Path) -> Result<Vec<u8>, Error> {
+    const REMEDY: &str = "name a client that pki client has made";
+    let bytes = read_bytes(path)?;
+    let no_certificate = || broken(path, "not a certificate".to_owned(), REMEDY);
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| no_certificate())?;
+    let certificate = pem.parse_x509().map_err(|_| no_certificate())?;
+    Ok(certificate.raw_serial().to_vec())
+}
+
 /// When the token in a file ends, by its own word: the signature is not looked at.
 ///
 /// # Errors
@@ -433,6 +570,11 @@ pub fn write_new(path: &Path, contents: &[u8], mode: u32) -> Result<(), Error> {
         let _ = fs::remove_file(&temporary);
         io_error(path)(error)
     })
+}
+
+/// Writes a file that others may read in place of one that may be there, in one step.
+fn replace(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    write_new(path, contents, PUBLIC)
 }
 
 /// Whether there is a file; what cannot be told is an error, lest it be overwritten.
@@ -663,6 +805,42 @@ mod tests {
         ] {
             assert!(matches!(pki.client(name), Err(Error::Name(_))), "{name:?}");
         }
+    }
+
+    #[test]
+    fn what_is_revoked_stays_on_every_later_list_and_the_broker_goes_by_it() {
+        let (_directory, pki) = made();
+        assert_eq!(pki.crl().unwrap(), 0);
+        for name in ["a", "b", "c"] {
+            pki.client(name).unwrap();
+        }
+        assert_eq!(pki.revoke("a").unwrap(), Made::New);
+        assert_eq!(pki.revoke("a").unwrap(), Made::Kept);
+        let later = Pki::open(&pki.directory, day(20)).unwrap();
+        assert_eq!(later.revoke("b").unwrap(), Made::New);
+        assert_eq!(later.crl().unwrap(), 2);
+        // Signed by the CA, due in a month; the broker's own loader takes it.
+        let revocation = portcullis_auth::Revocation {
+            files: vec![pki.crl_path()],
+            ..portcullis_auth::Revocation::default()
+        };
+        let ca = [pki.certificate_path("ca")];
+        let load = |at| portcullis_auth::ClientTrust::load(&ca, &revocation, at).unwrap();
+        let (trust, warnings) = load(day(49));
+        assert_eq!(trust.revoked(), Some(2));
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert!(
+            load(day(51))
+                .1
+                .iter()
+                .any(|text| text.contains("nextUpdate"))
+        );
+        for name in ["nobody", "ca", "../ca"] {
+            assert!(pki.revoke(name).is_err(), "{name}");
+        }
+        fs::write(pki.revoked_path(), "x\n").unwrap();
+        let error = pki.revoke("c").unwrap_err().to_string();
+        assert!(error.contains("revoked.txt: line 1"), "{error}");
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Summary {
 mod tests {
     use portcullis_acl::tools::Who;
     use portcullis_acl::{Policy, Source, Sources};
-    use portcullis_core::hook::{Action, Authorizer as _, Grants as _};
+    use portcullis_core::hook::{Action, Authorizer as _};
     use portcullis_core::topic::{TopicLimits, TopicName};
 
     use super::*;
@@ -155,7 +155,9 @@ mod tests {
         };
         let grants = acl.grants(&who.snapshot().unwrap());
         let topic = TopicName::new("t", TopicLimits::default()).unwrap();
-        let differ = || drop(grants.decide(Action::Publish, topic));
+        let differ = || {
+            let _ = grants.decide(Action::Publish, topic);
+        };
         assert_eq!(summary.due(&acl, at(1)), None, "nothing differs yet");
         differ();
         let said = summary.due(&acl, at(2)).unwrap();

@@ -458,16 +458,23 @@ pub fn store_options(config: &Config) -> Result<Option<store::Options>, String> 
         DurabilityMode::Fsync => store::Mode::Fsync,
         DurabilityMode::Interval => store::Mode::Interval(durability.interval),
     };
-    let key = match &durability.key_file {
-        Some(file) => Some(store::Key::read(&file.path).map_err(|error| error.to_string())?),
-        None => None,
-    };
     Ok(Some(store::Options {
         mode,
         max_bytes: durability.max_bytes,
-        key,
+        key: store_key(config)?,
         ..store::Options::new(store_path(config))
     }))
+}
+
+/// What the store is encrypted with; `None` where no key is configured.
+///
+/// # Errors
+///
+/// The key file cannot be used.
+pub fn store_key(config: &Config) -> Result<Option<store::Key>, String> {
+    let file = config.durability.key_file.as_ref();
+    let key = file.map(|file| store::Key::read(&file.path)).transpose();
+    key.map_err(|error| error.to_string())
 }
 
 /// Where the store of this configuration lies.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::config::{
-    Algorithm, Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish,
+    Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish,
     Durability, DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull,
     OnRevoke, PartialCover, Rate, Require, Security,
 };
@@ -153,7 +153,7 @@ fn the_documented_example_loads_as_documented() {
     assert_eq!(issuer.name, "id");
     assert_eq!(issuer.issuer, "https://id.example");
     assert_eq!(issuer.audience, ["portcullis"]);
-    assert_eq!(issuer.algorithms, [Algorithm::Es256]);
+    assert_eq!(issuer.algorithms, ["ES256"]);
     assert!(matches!(&issuer.keys, JwtKeys::JwksFile(file) if file.path.ends_with("jwks.json")));
     assert_eq!(issuer.allowed_roles, Some(vec!["nurse".to_owned()]));
     let password_file = config.auth.password_file.unwrap().path;
@@ -243,7 +243,7 @@ fn an_issuer_has_the_documented_defaults() {
     assert_eq!(issuer.roles_claim, "roles");
     assert_eq!(issuer.allowed_roles, None);
     assert_eq!(issuer.leeway, Duration::from_secs(10));
-    assert_eq!(issuer.algorithms, [Algorithm::EdDsa, Algorithm::Rs256]);
+    assert_eq!(issuer.algorithms, ["EdDSA", "RS256"]);
 }
 
 #[test]
@@ -451,4 +451,34 @@ proptest! {
             prop_assert!(problems.starts_with(FILE), "{}", problems);
         }
     }
+}
+
+#[test]
+fn a_websocket_listener_behind_proxies_loads() {
+    use portcullis::config::Transport;
+    use portcullis_core::gate::WebSocketRules;
+    let load = |more: &str| {
+        let text = LEAST.replace("plaintext = true", &format!("plaintext = true\n{more}"));
+        parse(&text).unwrap().listeners.remove(0)
+    };
+    let websocket = |path: &str, origins: &[&str]| {
+        Transport::WebSocket(WebSocketRules {
+            path: path.into(),
+            origins: origins.iter().map(|origin| (*origin).into()).collect(),
+        })
+    };
+    let plain = load("transport = 'tcp'\nproxy-protocol = false");
+    assert_eq!(plain.transport, Transport::Tcp);
+    assert_eq!(plain.trusted_proxies, None);
+    let least = load("transport = 'websocket'");
+    assert_eq!(least.transport, websocket("/mqtt", &[]));
+    let full = load(
+        "transport = 'websocket'\npath = '/'\n\
+         origins = ['https://App.example', 'http://localhost:8080', 'app://own']\n\
+         proxy-protocol = true\ntrusted-proxies = ['10.0.0.0/8', '::1']",
+    );
+    let origins = ["https://app.example", "http://localhost:8080", "app://own"];
+    assert_eq!(full.transport, websocket("/", &origins));
+    let ranges = ["10.0.0.0/8", "::1/128"].map(|range| range.parse().unwrap());
+    assert_eq!(full.trusted_proxies, Some(ranges.into()));
 }

@@ -1,5 +1,4 @@
 //! Drafts: placeholders, roles, and what a policy cannot say.
-#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use portcullis_acl::Act;
 use portcullis_acl::tools::{Draft, Observed, learn};

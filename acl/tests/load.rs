@@ -31,6 +31,7 @@ fn warnings(sources: &Sources) -> Vec<String> {
 const GOOD: &str = "p, role:x, a/#, publish, allow\ng, cert:a, role:x\n";
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one row for each mistake")]
 fn a_mistake_is_named_with_file_line_and_remedy() {
     for (line, says) in [
         // The effect and the action are exact words.
@@ -60,8 +61,18 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
         ),
         ("p, role:x, a", "this one has 3; write `p, SUBJECT"),
         ("p", "this one has 1"),
-        ("p, role:x, a, publish, allow, true", "not supported yet"),
-        ("p, cert:CN=a,O=b, a, publish, allow", "not supported yet"),
+        (
+            "p, role:x, a, publish, allow, true",
+            "is not a word of conditions",
+        ),
+        (
+            "p, role:x, a, publish, allow, max-qos == '1'",
+            "not supported yet",
+        ),
+        (
+            "p, cert:CN=a,O=b, a, publish, allow",
+            "the action `a` does not exist",
+        ),
         ("p, \"cert:CN=a, a, publish, allow", "a quote is not closed"),
         ("g, cert:a", "a g line has three columns, this one has 2"),
         ("g, cert:a, role:x, domain", "this one has 4"),
@@ -297,4 +308,41 @@ fn another_model_is_refused() {
         errors[0].to_string().starts_with("model.conf:14: "),
         "{errors:?}"
     );
+}
+
+/// With several issuers the NAME of a token has a `/`, and `{name}` grants it nothing.
+#[test]
+fn a_name_in_a_line_for_tokens_is_warned_of_with_several_issuers() {
+    let warned = |text: &str, several: bool| {
+        let sources = Sources {
+            policies: vec![Source::new("policy.csv", text)],
+            roles_from_credentials: true,
+            several_issuers: several,
+            token_roles: vec!["nurse".into()],
+            ..Sources::default()
+        };
+        let warnings = Policy::load(&sources).unwrap().warnings;
+        warnings
+            .iter()
+            .any(|warning| warning.message.contains("grants nothing to tokens"))
+    };
+    for (text, expected) in [
+        ("p, role:nurse, t/{name}, publish, allow", true),
+        ("p, *, t/{name}, publish, allow", true),
+        ("p, jwt:id/a, t/{name}, publish, allow", true),
+        (
+            "p, role:x, t/{name}, publish, allow\ng, jwt:id/a, role:x",
+            true,
+        ),
+        (
+            "p, role:x, t/{name}, publish, allow\ng, cert:a, role:x",
+            false,
+        ),
+        ("p, cert:a, t/{name}, publish, allow", false),
+        ("p, role:nurse, t/{name}, publish, deny", false),
+        ("p, role:nurse, t/{claim.sub}, publish, allow", false),
+    ] {
+        assert_eq!(warned(text, true), expected, "{text}");
+        assert!(!warned(text, false), "{text}");
+    }
 }

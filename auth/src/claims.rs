@@ -352,7 +352,11 @@ mod tests {
             ("object={}", false),
         ] {
             let parsed: ClaimCondition = condition.parse().unwrap();
-            assert_eq!(check_conditions(&claims, &[parsed]).is_ok(), holds, "{condition}");
+            assert_eq!(
+                check_conditions(&claims, &[parsed]).is_ok(),
+                holds,
+                "{condition}"
+            );
         }
         for broken in ["", "x", "=x", "x=", "x~", "x~a b"] {
             assert!(broken.parse::<ClaimCondition>().is_err(), "{broken:?}");

@@ -46,11 +46,7 @@ impl RemoteList {
     /// # Errors
     ///
     /// A broken file of the connection.
-    pub(crate) fn new(
-        url: &Url,
-        ca: Option<&Path>,
-        refresh: Duration,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(url: &Url, ca: Option<&Path>, refresh: Duration) -> Result<Self, Error> {
         let connection = Connection {
             ca: ca.map(Path::to_owned),
             identity: None,

@@ -28,7 +28,8 @@ impl Denied {
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
-        let remedy = "write 64 hexadecimal digits: openssl x509 -noout -fingerprint -sha256 -in FILE";
+        let remedy =
+            "write 64 hexadecimal digits: openssl x509 -noout -fingerprint -sha256 -in FILE";
         let text =
             std::str::from_utf8(bytes).map_err(|_| Error::file(path, "is not text", remedy))?;
         let mut denied = HashSet::new();
@@ -37,9 +38,8 @@ impl Denied {
             if line.is_empty() {
                 continue;
             }
-            let fingerprint = unhex(&line.replace(':', "")).ok_or_else(|| {
-                Error::line(path, at + 1, "is no SHA-256 fingerprint", remedy)
-            })?;
+            let fingerprint = unhex(&line.replace(':', ""))
+                .ok_or_else(|| Error::line(path, at + 1, "is no SHA-256 fingerprint", remedy))?;
             denied.insert(fingerprint);
         }
         if denied.is_empty() {

@@ -226,7 +226,10 @@ impl Desk {
             let Some(remote) = issuer.remote().filter(|remote| remote.is_due(now.mono)) else {
                 continue;
             };
-            let (remote, unit) = (Arc::clone(remote), format!("issuer {}", issuer.settings.name));
+            let (remote, unit) = (
+                Arc::clone(remote),
+                format!("issuer {}", issuer.settings.name),
+            );
             fetching.spawn(async move { (unit, remote.refresh(now.mono).await) });
         }
         for trust in state.trusts.values() {
@@ -311,9 +314,7 @@ impl Desk {
         principal: Principal,
         reference: &password::Reference,
     ) -> Result<Accepted, String> {
-        self.state
-            .load()
-            .password_standing(reference, Use::Live)?;
+        self.state.load().password_standing(reference, Use::Live)?;
         Ok(Accepted {
             identity: Identity::new(principal),
             lease: Lease {

@@ -338,7 +338,11 @@ mod tests {
         };
         for (message, token, authorization) in [
             ("n,,\x01auth=Bearer a.b.c\x01\x01", "a.b.c", None),
-            ("n,,\x01host=h\x01port=1\x01auth=bearer  x=\x01\x01", "x=", None),
+            (
+                "n,,\x01host=h\x01port=1\x01auth=bearer  x=\x01\x01",
+                "x=",
+                None,
+            ),
             ("n,a=anna,\x01auth=Bearer x\x01\x01", "x", Some("anna")),
             ("y,,\x01auth=Bearer x\x01\x01", "x", None),
         ] {

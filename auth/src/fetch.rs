@@ -236,7 +236,11 @@ fn tls(connection: &Connection) -> Result<ClientConfig, Error> {
         .with_client_auth_cert(chain, private_key(key)?)
         .map_err(|error| {
             let problem = format!("cannot be used with {}: {error}", certificate.display());
-            Error::file(key, problem, "use the key that the certificate was made for")
+            Error::file(
+                key,
+                problem,
+                "use the key that the certificate was made for",
+            )
         })
 }
 

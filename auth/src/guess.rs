@@ -119,9 +119,7 @@ impl Guesses {
 /// Drops what is forgotten, or else the oldest half.
 fn make_room(table: &mut HashMap<u64, Failures>, now: Instant) {
     let before = table.len();
-    table.retain(|_, failures| {
-        now.saturating_duration_since(failures.last) < Guesses::FORGOTTEN
-    });
+    table.retain(|_, failures| now.saturating_duration_since(failures.last) < Guesses::FORGOTTEN);
     if table.len() < before {
         return;
     }
@@ -137,7 +135,8 @@ mod tests {
     use super::*;
 
     fn peer(text: &str) -> Option<SocketAddr> {
-        Some(SocketAddr::new(text.parse().unwrap(), 1))
+        let address = text.parse().ok()?;
+        Some(SocketAddr::new(address, 1))
     }
 
     #[test]
@@ -191,7 +190,11 @@ mod tests {
             ("anna", "2001:db8:0:2::1", Patience::Judge),
             ("otto", "192.0.2.1", Patience::Judge),
         ] {
-            assert_eq!(guesses.patience(user, peer(from), now), expected, "{user} {from}");
+            assert_eq!(
+                guesses.patience(user, peer(from), now),
+                expected,
+                "{user} {from}"
+            );
         }
         assert_eq!(guesses.patience("anna", None, now), Patience::Judge);
     }
@@ -215,7 +218,10 @@ mod tests {
                 guesses.failed(&user.to_string(), None, at);
             }
             assert!(guesses.table.lock().len() <= 100);
-            assert_eq!(guesses.patience(&user.to_string(), None, at), Patience::Refuse);
+            assert_eq!(
+                guesses.patience(&user.to_string(), None, at),
+                Patience::Refuse
+            );
         }
     }
 }

@@ -74,7 +74,10 @@ impl Introspector {
                 let secret = secret(file)?;
                 // RFC 6749, section 2.3.1: both are form-encoded first.
                 let pair = Zeroizing::new(format!("{}:{}", &*encoded(id), &*encoded(&secret)));
-                Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes()))))
+                Some(Zeroizing::new(format!(
+                    "Basic {}",
+                    STANDARD.encode(pair.as_bytes())
+                )))
             }
         };
         Ok(Self {
@@ -149,8 +152,12 @@ impl Introspector {
         let asked = self.ask(token).await;
         self.breaker.record(asked.is_ok(), now.mono);
         let answer = asked?.map(Arc::new);
-        self.answers
-            .insert(tag, answer.clone(), self.remembered(answer.as_deref(), now), now.mono);
+        self.answers.insert(
+            tag,
+            answer.clone(),
+            self.remembered(answer.as_deref(), now),
+            now.mono,
+        );
         Ok(answer)
     }
 
@@ -185,7 +192,12 @@ impl Introspector {
             .send(ask)
             .await
             .map_err(|failure| failure.to_string())?;
-        let odd = || format!("{}: its answer is not what RFC 7662 says", self.settings.url);
+        let odd = || {
+            format!(
+                "{}: its answer is not what RFC 7662 says",
+                self.settings.url
+            )
+        };
         // Nothing of the answer is repeated: it may hold the token.
         let claims: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|_| odd())?;
         match claims.get("active") {

@@ -118,7 +118,8 @@ impl Keys {
 
     /// Whether both have the same keys.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        let within = |one: &Self, other: &Self| one.all.iter().all(|key| other.has(&key.thumbprint));
+        let within =
+            |one: &Self, other: &Self| one.all.iter().all(|key| other.has(&key.thumbprint));
         within(self, other) && within(other, self)
     }
 

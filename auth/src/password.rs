@@ -389,7 +389,10 @@ mod tests {
                 "too much",
             ),
             (format!("b{}:", &good[4..]), "SCRAM verifier"),
-            (format!("b{}:scram-sha-256$1$a$b$c", &good[4..]), "iteration"),
+            (
+                format!("b{}:scram-sha-256$1$a$b$c", &good[4..]),
+                "iteration",
+            ),
             (good.replace(",p=1", "").replace("anna", "b"), "lacks"),
             (
                 good.replace("p=1", "p=1,data=AAAA").replace("anna", "b"),

@@ -30,7 +30,9 @@ impl Schedule {
     pub(crate) fn is_due(self, now: Instant, refresh: Duration, floor: Duration) -> bool {
         let wait = match self.failures {
             0 => refresh,
-            failures => floor.saturating_mul(1 << (failures - 1).min(10)).min(refresh),
+            failures => floor
+                .saturating_mul(1 << (failures - 1).min(10))
+                .min(refresh),
         };
         self.tried
             .is_none_or(|tried| now.saturating_duration_since(tried) >= wait.max(floor))
@@ -47,7 +49,11 @@ impl Schedule {
     }
 
     pub(crate) fn ended(&mut self, well: bool) {
-        self.failures = if well { 0 } else { self.failures.saturating_add(1) };
+        self.failures = if well {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
     }
 }
 
@@ -188,10 +194,7 @@ impl RemoteKeys {
         let mut state = self.state.lock();
         state.schedule.ended(found.is_ok());
         let keys = found?;
-        let same = state
-            .keys
-            .as_ref()
-            .is_some_and(|(old, _)| old.same(&keys));
+        let same = state.keys.as_ref().is_some_and(|(old, _)| old.same(&keys));
         if !same {
             self.unknown.clear();
         }
@@ -230,7 +233,7 @@ mod tests {
     fn failures_are_followed_sooner_but_never_at_once() {
         let (start, refresh, floor) = (
             Instant::now(),
-            Duration::from_secs(600),
+            Duration::from_mins(10),
             Duration::from_secs(10),
         );
         let mut schedule = Schedule::default();

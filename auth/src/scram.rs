@@ -387,7 +387,8 @@ mod tests {
     fn example() -> Challenge {
         let salt = STANDARD.decode(SALT).unwrap();
         let verifier = Verifier::make(b"pencil", &salt, 4096).unwrap();
-        let mut challenge = Challenge::new(First::parse(FIRST.as_bytes()).unwrap(), verifier, &[0; 18]);
+        let mut challenge =
+            Challenge::new(First::parse(FIRST.as_bytes()).unwrap(), verifier, &[0; 18]);
         challenge.nonce = NONCE.to_owned();
         challenge.server_first = format!("r={NONCE},s={SALT},i=4096");
         challenge
@@ -397,7 +398,10 @@ mod tests {
     fn the_example_of_rfc_7677() {
         let challenge = example();
         assert_eq!(challenge.name(), "user");
-        assert_eq!(challenge.verify(FINAL.as_bytes()), Ok(SERVER_FINAL.to_owned()));
+        assert_eq!(
+            challenge.verify(FINAL.as_bytes()),
+            Ok(SERVER_FINAL.to_owned())
+        );
     }
 
     #[test]
@@ -468,7 +472,10 @@ mod tests {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, b"of the process");
         let one = Verifier::of_stranger(&secret, "nobody", 4096);
         assert_eq!(one, Verifier::of_stranger(&secret, "nobody", 4096));
-        assert_ne!(one.salt, Verifier::of_stranger(&secret, "nobody2", 4096).salt);
+        assert_ne!(
+            one.salt,
+            Verifier::of_stranger(&secret, "nobody2", 4096).salt
+        );
         assert_eq!(one.salt.len(), Verifier::SALT);
         // Well formed, so that nothing later tells it from a user's.
         assert_eq!(Verifier::parse(&one.text()), Ok(one));

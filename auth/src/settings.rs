@@ -238,7 +238,10 @@ impl IssuerSettings {
         }
         if secrets != 0 && !matches!(self.source, KeySource::KeyFile(_)) {
             return Err(Error::setting(
-                format!("auth.jwt {:?}: HS algorithms with jwks-file or jwks-url", self.name),
+                format!(
+                    "auth.jwt {:?}: HS algorithms with jwks-file or jwks-url",
+                    self.name
+                ),
                 "put the secret (32 bytes or more) in a key-file",
             ));
         }
@@ -366,7 +369,10 @@ impl Settings {
                 || self.issuers.iter().any(|issuer| issuer.name == *name)
             {
                 let remedy = "rename one: names stand before those of principals";
-                return Err(Error::setting(format!("{of}: the name is there twice"), remedy));
+                return Err(Error::setting(
+                    format!("{of}: the name is there twice"),
+                    remedy,
+                ));
             }
             names.push(name);
             if !url.is_protected() {
@@ -385,7 +391,10 @@ impl Settings {
         for one in &self.introspection {
             if one.client.is_none() && one.connection.identity.is_none() {
                 return Err(Error::setting(
-                    format!("auth.introspection {:?}: the broker has no credential", one.name),
+                    format!(
+                        "auth.introspection {:?}: the broker has no credential",
+                        one.name
+                    ),
                     "set client-id and client-secret-file, or tls-certificate and tls-key",
                 ));
             }

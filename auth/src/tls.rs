@@ -108,7 +108,11 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
         until = until.min(ends);
         for name in &sni.names {
             let name = checked_name(name)?;
-            if resolver.by_name.insert(name.clone(), Arc::clone(&key)).is_some() {
+            if resolver
+                .by_name
+                .insert(name.clone(), Arc::clone(&key))
+                .is_some()
+            {
                 return Err(Error::setting(
                     format!("listener.tls.sni: the name {name:?} is there twice"),
                     "name it once",
@@ -130,8 +134,7 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
                     "set client-ca to the CA that issues them, or client-auth to \"none\"",
                 ));
             }
-            let (trust, more) =
-                ClientTrust::load(&settings.client_ca, &settings.revocation, now)?;
+            let (trust, more) = ClientTrust::load(&settings.client_ca, &settings.revocation, now)?;
             warnings.extend(more);
             let verifier = Verifier {
                 hints: trust.hints(),

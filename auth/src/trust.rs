@@ -230,7 +230,11 @@ impl ClientTrust {
     /// Asks each list that there is.
     fn lists<T>(&self, look: impl Fn(&Lists) -> T) -> impl Iterator<Item = T> {
         let files = self.lists.as_ref().map(&look);
-        let remote: Vec<T> = self.remote.iter().filter_map(|list| list.with(&look)).collect();
+        let remote: Vec<T> = self
+            .remote
+            .iter()
+            .filter_map(|list| list.with(&look))
+            .collect();
         files.into_iter().chain(remote)
     }
 

@@ -146,14 +146,63 @@ mod tests {
     #[test]
     fn addresses_are_taken_apart_or_refused() {
         for (text, host, port, path, authority, protected) in [
-            ("https://id.example", "id.example", 443, "/", "id.example", true),
-            ("https://id.example/a/b?c=d", "id.example", 443, "/a/b?c=d", "id.example", true),
-            ("https://id.example:8443?x", "id.example", 8443, "/?x", "id.example:8443", true),
-            ("http://id.example/", "id.example", 80, "/", "id.example", false),
-            ("http://localhost/", "localhost", 80, "/", "localhost", false),
-            ("http://127.0.0.1:9/x", "127.0.0.1", 9, "/x", "127.0.0.1:9", true),
+            (
+                "https://id.example",
+                "id.example",
+                443,
+                "/",
+                "id.example",
+                true,
+            ),
+            (
+                "https://id.example/a/b?c=d",
+                "id.example",
+                443,
+                "/a/b?c=d",
+                "id.example",
+                true,
+            ),
+            (
+                "https://id.example:8443?x",
+                "id.example",
+                8443,
+                "/?x",
+                "id.example:8443",
+                true,
+            ),
+            (
+                "http://id.example/",
+                "id.example",
+                80,
+                "/",
+                "id.example",
+                false,
+            ),
+            (
+                "http://localhost/",
+                "localhost",
+                80,
+                "/",
+                "localhost",
+                false,
+            ),
+            (
+                "http://127.0.0.1:9/x",
+                "127.0.0.1",
+                9,
+                "/x",
+                "127.0.0.1:9",
+                true,
+            ),
             ("http://[::1]:9/", "::1", 9, "/", "[::1]:9", true),
-            ("https://[2001:db8::1]", "2001:db8::1", 443, "/", "[2001:db8::1]", true),
+            (
+                "https://[2001:db8::1]",
+                "2001:db8::1",
+                443,
+                "/",
+                "[2001:db8::1]",
+                true,
+            ),
         ] {
             let url = Url::parse(text).unwrap();
             let found = (url.host(), url.port(), url.path(), &*url.authority());

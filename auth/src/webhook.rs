@@ -136,9 +136,8 @@ impl Webhook {
         several: bool,
     ) -> Said {
         let name = &self.settings.name;
-        let refuse = |kind, why: String| {
-            Said::No(Refusal::new(kind, format!("webhook {name}: {why}")))
-        };
+        let refuse =
+            |kind, why: String| Said::No(Refusal::new(kind, format!("webhook {name}: {why}")));
         let answer = match self.answer(attempt, judged, certificate).await {
             Ok(answer) => answer,
             Err((kind, why)) => return refuse(kind, why),
@@ -209,8 +208,7 @@ impl Webhook {
             (Judged::Token(_), None) => return Err("its answer names no principal".into()),
         };
         let source = several.then_some(settings.name.as_str());
-        let principal =
-            named(kind, name, source).map_err(|why| format!("the principal: {why}"))?;
+        let principal = named(kind, name, source).map_err(|why| format!("the principal: {why}"))?;
         let latest = now
             .checked_add(settings.lifetime)
             .ok_or("lifetime is out of range")?;

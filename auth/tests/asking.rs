@@ -9,6 +9,7 @@ mod common;
 #[path = "common/server.rs"]
 mod server;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use common::{START, TokenIssuer, attempt, claims, desk, file, issuer_settings, jwks, now};
@@ -34,7 +35,7 @@ fn later(seconds: u64) -> Now {
 
 fn quick() -> Connection {
     Connection {
-        timeout: Duration::from_millis(200),
+        timeout: Duration::from_secs(2),
         ..Connection::default()
     }
 }
@@ -103,37 +104,63 @@ async fn an_introspected_token_names_its_bearer_and_is_remembered_no_longer_than
     });
     server.always(say(json!({
         "active": true, "sub": "anna", "scope": "nurse admin", "exp": START + 30, "site": "north",
-    }).to_string()));
+    })
+    .to_string()));
     let start = later(0);
-    let accepted = judge(&desk, &sent("oauth2", "op+que", start)).await.unwrap();
+    let accepted = judge(&desk, &sent("oauth2", "op+que", start))
+        .await
+        .unwrap();
     assert_eq!(accepted.identity.principal.as_str(), "jwt:anna");
-    assert_eq!(accepted.identity.roles.iter().map(|r| &**r).collect::<Vec<_>>(), ["nurse"]);
+    assert_eq!(
+        accepted
+            .identity
+            .roles
+            .iter()
+            .map(|r| &**r)
+            .collect::<Vec<_>>(),
+        ["nurse"]
+    );
     assert_eq!(&*accepted.identity.attributes["claim.site"], "north");
     assert_eq!(accepted.lease.until, Some(later(40).wall));
-    assert_eq!(desk.standing(&accepted.lease.credential, Use::Live), Standing::Good);
+    assert_eq!(
+        desk.standing(&accepted.lease.credential, Use::Live),
+        Standing::Good
+    );
     let asked = server.asked();
     assert_eq!(asked[0].body, "token_type_hint=access_token&token=op%2Bque");
     // RFC 6749, section 2.3.1: id%3Ax:s%26cret
-    assert_eq!(asked[0].headers["authorization"], "Basic aWQlM0F4OnMlMjZjcmV0");
+    assert_eq!(
+        asked[0].headers["authorization"],
+        "Basic aWQlM0F4OnMlMjZjcmV0"
+    );
     let at = |seconds| Now {
         mono: start.mono + Duration::from_secs(seconds),
         wall: start.wall + Duration::from_secs(seconds),
     };
     for (seconds, asks) in [(1, 0), (29, 0), (30, 1)] {
-        judge(&desk, &sent("oauth2", "op+que", at(seconds))).await.unwrap();
+        judge(&desk, &sent("oauth2", "op+que", at(seconds)))
+            .await
+            .unwrap();
         assert_eq!(server.asked().len(), asks, "{seconds}");
     }
-    let refusal = judge(&desk, &sent("oauth2", "op+que", at(41))).await.unwrap_err();
+    let refusal = judge(&desk, &sent("oauth2", "op+que", at(41)))
+        .await
+        .unwrap_err();
     assert!(refusal.reason.contains("expired"), "{}", refusal.reason);
     // A password of a person goes nowhere.
     server.asked();
-    judge(&desk, &sent("anna", "secret", start)).await.unwrap_err();
+    judge(&desk, &sent("anna", "secret", start))
+        .await
+        .unwrap_err();
     assert!(server.asked().is_empty());
     // No server, no connection.
     desk.reload(Settings::default());
     let standing = desk.standing(&accepted.lease.credential, Use::Live);
     assert!(matches!(standing, Standing::Revoked(_)));
-    assert_eq!(desk.standing(&accepted.lease.credential, Use::Stored), Standing::Good);
+    assert_eq!(
+        desk.standing(&accepted.lease.credential, Use::Stored),
+        Standing::Good
+    );
 }
 
 #[tokio::test]
@@ -161,8 +188,15 @@ async fn a_server_that_does_not_answer_as_it_should_is_a_refusal_as_unavailable(
         let desk = open();
         server.always(play.clone());
         for user in ["oauth2", "anna"] {
-            let refusal = judge(&desk, &sent(user, "secret", later(0))).await.unwrap_err();
-            assert_eq!(refusal.kind, RefusalKind::Unavailable, "{play:?}: {}", refusal.reason);
+            let refusal = judge(&desk, &sent(user, "secret", later(0)))
+                .await
+                .unwrap_err();
+            assert_eq!(
+                refusal.kind,
+                RefusalKind::Unavailable,
+                "{play:?}: {}",
+                refusal.reason
+            );
             assert!(!refusal.reason.contains("secret"), "{}", refusal.reason);
         }
     }
@@ -171,7 +205,9 @@ async fn a_server_that_does_not_answer_as_it_should_is_a_refusal_as_unavailable(
     let (desk, start) = (open(), later(0));
     server.always(Play::Status(500));
     for _ in 0..8 {
-        judge(&desk, &sent("anna", "secret", start)).await.unwrap_err();
+        judge(&desk, &sent("anna", "secret", start))
+            .await
+            .unwrap_err();
     }
     assert_eq!(server.asked().len(), 5);
     server.always(say(r#"{"result": "allow"}"#));
@@ -190,25 +226,54 @@ async fn a_webhook_gets_the_facts_and_says_who_with_what_until_when() {
     server.always(say(json!({
         "result": "allow", "principal": "ann", "roles": ["nurse", "admin", "role:x"],
         "attributes": {"site": "north"}, "expires": START + 60,
-    }).to_string()));
-    let accepted = judge(&desk, &sent("anna", "sec\"ret", later(0))).await.unwrap();
+    })
+    .to_string()));
+    let accepted = judge(&desk, &sent("anna", "sec\"ret", later(0)))
+        .await
+        .unwrap();
     assert_eq!(accepted.identity.principal.as_str(), "user:ann");
-    assert_eq!(accepted.identity.roles.iter().map(|r| &**r).collect::<Vec<_>>(), ["nurse"]);
+    assert_eq!(
+        accepted
+            .identity
+            .roles
+            .iter()
+            .map(|r| &**r)
+            .collect::<Vec<_>>(),
+        ["nurse"]
+    );
     assert_eq!(&*accepted.identity.attributes["claim.site"], "north");
     assert_eq!(accepted.lease.until, Some(later(60).wall));
     assert_eq!(desk.ignored_roles(), 1);
     let facts: Value = serde_json::from_str(&server.asked()[0].body).unwrap();
-    assert_eq!(facts, json!({
-        "version": 1, "kind": "password", "listener": "internet", "client-id": "c",
-        "username": "anna", "password": "sec\"ret", "peer": null, "protocol": "5.0",
-        "certificate": null,
-    }));
+    assert_eq!(
+        facts,
+        json!({
+            "version": 1, "kind": "password", "listener": "internet", "client-id": "c",
+            "username": "anna", "password": "sec\"ret", "peer": null, "protocol": "5.0",
+            "certificate": null,
+        })
+    );
     for (answer, word) in [
-        (json!({"result": "deny"}), "BadCredential: webhook hook: it denies"),
-        (json!({"result": "ignore"}), "BadCredential: webhook hook: not its own"),
-        (json!({"result": "allow", "expires": START}), "BadCredential: webhook hook: its answer is expired"),
-        (json!({"result": "allow", "principal": "*"}), "BadCredential: webhook hook: the principal"),
-        (json!({"result": "allow", "principal": ""}), "BadCredential: webhook hook: the principal"),
+        (
+            json!({"result": "deny"}),
+            "BadCredential: webhook hook: it denies",
+        ),
+        (
+            json!({"result": "ignore"}),
+            "BadCredential: webhook hook: not its own",
+        ),
+        (
+            json!({"result": "allow", "expires": START}),
+            "BadCredential: webhook hook: its answer is expired",
+        ),
+        (
+            json!({"result": "allow", "principal": "*"}),
+            "BadCredential: webhook hook: the principal",
+        ),
+        (
+            json!({"result": "allow", "principal": ""}),
+            "BadCredential: webhook hook: the principal",
+        ),
     ] {
         server.always(say(answer.to_string()));
         let said = name(judge(&desk, &sent(&answer.to_string(), "x", later(0))).await);
@@ -237,7 +302,9 @@ async fn who_may_own_a_credential_is_asked_in_the_order_of_the_file() {
     hook.always(say(r#"{"result": "allow", "principal": "x"}"#));
     other.always(say(r#"{"active": false}"#));
     let own = issuer.token(&claims(|_| {}));
-    let foreign = issuer.token(&claims(|claims| drop(claims.insert("iss".into(), "else".into()))));
+    let foreign = issuer.token(&claims(|claims| {
+        drop(claims.insert("iss".into(), "else".into()));
+    }));
     let ask = async |desk: &Desk, user: &str, secret: &str| {
         let said = name(judge(desk, &sent(user, secret, later(0))).await);
         (said, other.asked().len(), hook.asked().len())
@@ -247,16 +314,34 @@ async fn who_may_own_a_credential_is_asked_in_the_order_of_the_file() {
     assert_eq!(ask(&desk, "anna", "secret").await, said("user:anna", 0, 0));
     // The file owns its users: a wrong password asks nobody else.
     let (refused, _, asked) = ask(&desk, "anna", "wrong").await;
-    assert!(refused.contains("the password is wrong") && asked == 0, "{refused}");
-    assert_eq!(ask(&desk, "otto", "secret").await, said("user:hook/x", 0, 1));
-    assert_eq!(desk.password_hashes(), 3, "a stranger costs a hash before others are asked");
+    assert!(
+        refused.contains("the password is wrong") && asked == 0,
+        "{refused}"
+    );
+    assert_eq!(
+        ask(&desk, "otto", "secret").await,
+        said("user:hook/x", 0, 1)
+    );
+    assert_eq!(
+        desk.password_hashes(),
+        3,
+        "a stranger costs a hash before others are asked"
+    );
     assert_eq!(ask(&desk, "", &own).await, said("jwt:id/anna", 0, 0));
     assert_eq!(ask(&desk, "", &foreign).await, said("jwt:hook/x", 1, 1));
     hook.always(say(r#"{"result": "ignore"}"#));
     let (refused, _, _) = ask(&desk, "", &foreign).await;
-    assert!(refused.starts_with("BadCredential") && refused.contains("no configured issuer"), "{refused}");
+    assert!(
+        refused.starts_with("BadCredential") && refused.contains("no configured issuer"),
+        "{refused}"
+    );
     // The other way round.
-    settings.order = vec![Link::Webhook(0), Link::Introspection(0), Link::Issuer(0), Link::Passwords];
+    settings.order = vec![
+        Link::Webhook(0),
+        Link::Introspection(0),
+        Link::Issuer(0),
+        Link::Passwords,
+    ];
     let desk = open(&settings);
     assert_eq!(ask(&desk, "anna", "secret").await, said("user:anna", 0, 1));
     assert_eq!(ask(&desk, "", &own).await, said("jwt:id/anna", 1, 1));
@@ -284,16 +369,33 @@ async fn a_token_that_may_be_used_once_ends_its_older_connection() {
         }))
     };
     for (jti, tenant, word) in [("", "acme", "jti"), ("a", "other", "tenant=acme")] {
-        let refusal = judge(&desk, &sent("", &token(jti, tenant), later(0))).await.unwrap_err();
+        let refusal = judge(&desk, &sent("", &token(jti, tenant), later(0)))
+            .await
+            .unwrap_err();
         assert!(refusal.reason.contains(word), "{}", refusal.reason);
     }
     let (a, b) = (token("a", "acme"), token("b", "acme"));
-    let one = judge(&desk, &sent("", &a, later(0))).await.unwrap().lease.credential;
-    let other = judge(&desk, &sent("", &b, later(0))).await.unwrap().lease.credential;
+    let one = judge(&desk, &sent("", &a, later(0)))
+        .await
+        .unwrap()
+        .lease
+        .credential;
+    let other = judge(&desk, &sent("", &b, later(0)))
+        .await
+        .unwrap()
+        .lease
+        .credential;
     let generation = desk.generation();
-    let two = judge(&desk, &sent("", &a, later(1))).await.unwrap().lease.credential;
+    let two = judge(&desk, &sent("", &a, later(1)))
+        .await
+        .unwrap()
+        .lease
+        .credential;
     assert!(desk.generation() > generation, "core asks again");
-    assert!(matches!(desk.standing(&one, Use::Live), Standing::Revoked(_)));
+    assert!(matches!(
+        desk.standing(&one, Use::Live),
+        Standing::Revoked(_)
+    ));
     assert_eq!(desk.standing(&one, Use::Stored), Standing::Good);
     for credential in [two, other] {
         assert_eq!(desk.standing(&credential, Use::Live), Standing::Good);
@@ -307,27 +409,57 @@ async fn a_certificate_on_the_deny_list_is_refused_and_ends() {
     let (good, bad) = (ca.client("good", |_| {}), ca.client("bad", |_| {}));
     let hex = |der: &[u8]| {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        digest
+            .as_ref()
+            .iter()
+            .fold(String::new(), |mut text, byte| {
+                write!(text, "{byte:02x}").unwrap();
+                text
+            })
     };
     let desk = desk(Settings::default());
     desk.set_trust("internet", Some(common::trust(&[&ca.pem], &[]).unwrap()));
     let shown = bad.shown();
-    let before = judge(&desk, &common::with_certificate(&shown)).await.unwrap();
-    let list = file(directory.path(), "denied.txt", format!("# stolen\n{}\n", hex(&bad.der)));
+    let before = judge(&desk, &common::with_certificate(&shown))
+        .await
+        .unwrap();
+    let list = file(
+        directory.path(),
+        "denied.txt",
+        format!("# stolen\n{}\n", hex(&bad.der)),
+    );
     let settings = Settings {
         deny_fingerprints: Some(list.clone()),
         ..Settings::default()
     };
-    assert!(desk.reload(settings.clone()).iter().all(|unit| unit.error.is_none()));
-    let refusal = judge(&desk, &common::with_certificate(&shown)).await.unwrap_err();
-    assert!(refusal.reason.contains("deny-fingerprints"), "{}", refusal.reason);
+    assert!(
+        desk.reload(settings.clone())
+            .iter()
+            .all(|unit| unit.error.is_none())
+    );
+    let refusal = judge(&desk, &common::with_certificate(&shown))
+        .await
+        .unwrap_err();
+    assert!(
+        refusal.reason.contains("deny-fingerprints"),
+        "{}",
+        refusal.reason
+    );
     for purpose in [Use::Live, Use::Stored] {
         let standing = desk.standing(&before.lease.credential, purpose);
         assert!(matches!(standing, Standing::Revoked(_)));
     }
-    judge(&desk, &common::with_certificate(&good.shown())).await.unwrap();
+    judge(&desk, &common::with_certificate(&good.shown()))
+        .await
+        .unwrap();
     // An emptied file keeps the old list.
     std::fs::write(list, "").unwrap();
-    assert!(desk.reload(settings).iter().any(|unit| unit.error.is_some()));
-    judge(&desk, &common::with_certificate(&shown)).await.unwrap_err();
+    assert!(
+        desk.reload(settings)
+            .iter()
+            .any(|unit| unit.error.is_some())
+    );
+    judge(&desk, &common::with_certificate(&shown))
+        .await
+        .unwrap_err();
 }

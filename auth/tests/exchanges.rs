@@ -11,9 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use common::{
-    TokenIssuer, attempt, claims, desk, file, issuer_settings, jwks, now, with_password,
-};
+use common::{TokenIssuer, attempt, claims, desk, file, issuer_settings, jwks, now, with_password};
 use portcullis_auth::{Desk, KeySource, Settings, password};
 use portcullis_core::hook::{Attempt, Authenticator, Outcome, RefusalKind, Standing, Use};
 use portcullis_core::secret::Secret;
@@ -86,9 +84,7 @@ fn challenged(outcome: Outcome) -> String {
 
 fn accepted(outcome: Outcome) -> (String, Option<Vec<u8>>) {
     match outcome {
-        Outcome::Accepted(accepted) => {
-            (accepted.identity.principal.to_string(), accepted.data)
-        }
+        Outcome::Accepted(accepted) => (accepted.identity.principal.to_string(), accepted.data),
         other @ (Outcome::NotMine | Outcome::Continue(_) | Outcome::Refused(_)) => {
             panic!("{other:?}")
         }
@@ -113,7 +109,10 @@ impl Scram {
     fn last(&self, server_first: &str) -> (String, String) {
         let field = |key: &str| {
             let mut fields = server_first.split(',');
-            fields.find_map(|field| field.strip_prefix(key)).unwrap().to_owned()
+            fields
+                .find_map(|field| field.strip_prefix(key))
+                .unwrap()
+                .to_owned()
         };
         let (nonce, salt) = (field("r="), STANDARD.decode(field("s=")).unwrap());
         assert!(nonce.starts_with(NONCE) && nonce.len() > NONCE.len() + 16);
@@ -135,7 +134,11 @@ impl Scram {
         let without_proof = format!("c=biws,r={nonce}");
         let message = format!("n={},r={NONCE},{server_first},{without_proof}", self.user);
         let signature = mac(stored_key.as_ref(), message.as_bytes());
-        let proof: Vec<u8> = client_key.iter().zip(&signature).map(|(a, b)| a ^ b).collect();
+        let proof: Vec<u8> = client_key
+            .iter()
+            .zip(&signature)
+            .map(|(a, b)| a ^ b)
+            .collect();
         let server = mac(&mac(&salted, b"Server Key"), message.as_bytes());
         (
             format!("{without_proof},p={}", STANDARD.encode(proof)),
@@ -174,14 +177,25 @@ fn scram_proves_a_password_and_the_broker_proves_that_it_knows_it() {
     assert_eq!(who, "user:anna");
     // The same credential as a plain password: it ends when the line changes.
     let outcome = scram("anna", "secret").run(&setting.desk);
-    let Outcome::Accepted(accepted) = outcome else { panic!("{outcome:?}") };
+    let Outcome::Accepted(accepted) = outcome else {
+        panic!("{outcome:?}")
+    };
     let credential = accepted.lease.credential;
-    assert_eq!(setting.desk.standing(&credential, Use::Live), Standing::Good);
+    assert_eq!(
+        setting.desk.standing(&credential, Use::Live),
+        Standing::Good
+    );
     let users = setting.directory.path().join("users.passwd");
     password::set(&users, "anna", Secret::new(b"other")).unwrap();
     setting.desk.reload_passwords().unwrap();
-    assert!(matches!(setting.desk.standing(&credential, Use::Live), Standing::Revoked(_)));
-    assert_eq!(setting.desk.standing(&credential, Use::Stored), Standing::Good);
+    assert!(matches!(
+        setting.desk.standing(&credential, Use::Live),
+        Standing::Revoked(_)
+    ));
+    assert_eq!(
+        setting.desk.standing(&credential, Use::Stored),
+        Standing::Good
+    );
 }
 
 #[test]
@@ -197,7 +211,10 @@ fn a_wrong_password_and_an_unknown_user_fail_at_the_same_step() {
     }
     let challenge = |user| {
         let first = scram(user, "").first();
-        let text = challenged(step(&setting.desk, &enhanced("SCRAM-SHA-256", Some(first.as_bytes()), 0)));
+        let text = challenged(step(
+            &setting.desk,
+            &enhanced("SCRAM-SHA-256", Some(first.as_bytes()), 0),
+        ));
         text.split_once(",s=").unwrap().1.to_owned()
     };
     // The same shape, and the same salt each time.
@@ -229,7 +246,10 @@ fn exchanges_do_not_mix_do_not_repeat_and_do_not_wait_for_ever() {
     let begin = || challenged(step(desk, &enhanced(method, Some(first.as_bytes()), 0)));
     // Another exchange does not see it.
     let (last, _) = client.last(&begin());
-    let other = Attempt { exchange: 8, ..enhanced(method, Some(last.as_bytes()), 1) };
+    let other = Attempt {
+        exchange: 8,
+        ..enhanced(method, Some(last.as_bytes()), 1)
+    };
     assert!(refused(step(desk, &other)).1.contains("no such exchange"));
     // The right one does, once.
     let right = enhanced(method, Some(last.as_bytes()), 1);
@@ -245,7 +265,11 @@ fn exchanges_do_not_mix_do_not_repeat_and_do_not_wait_for_ever() {
     assert!(refused(step(desk, &late)).1.contains("a minute"));
     // Without a message there is nothing to judge.
     begin();
-    assert!(refused(step(desk, &enhanced(method, None, 1))).1.contains("missing"));
+    assert!(
+        refused(step(desk, &enhanced(method, None, 1)))
+            .1
+            .contains("missing")
+    );
 }
 
 #[test]
@@ -256,7 +280,10 @@ fn who_sends_no_first_message_is_asked_for_it() {
         assert_eq!(challenged(step(desk, &enhanced(method, None, 0))), "");
     }
     let message = format!("n,,\x01auth=Bearer {}\x01\x01", setting.token());
-    let (who, data) = accepted(step(desk, &enhanced("OAUTHBEARER", Some(message.as_bytes()), 1)));
+    let (who, data) = accepted(step(
+        desk,
+        &enhanced("OAUTHBEARER", Some(message.as_bytes()), 1),
+    ));
     assert_eq!((&*who, data), ("jwt:anna", None));
 }
 
@@ -268,10 +295,16 @@ fn a_bad_token_gets_one_error_whatever_the_reason_and_is_then_refused() {
     for (message, word) in [
         (format!("n,,\x01auth=Bearer {other}\x01\x01"), "signature"),
         ("n,,\x01auth=Bearer a.b.c\x01\x01".to_owned(), "jwt"),
-        (format!("n,a=otto,\x01auth=Bearer {}\x01\x01", setting.token()), "somebody else"),
+        (
+            format!("n,a=otto,\x01auth=Bearer {}\x01\x01", setting.token()),
+            "somebody else",
+        ),
         ("nonsense".to_owned(), "GS2"),
     ] {
-        let error = challenged(step(desk, &enhanced("OAUTHBEARER", Some(message.as_bytes()), 0)));
+        let error = challenged(step(
+            desk,
+            &enhanced("OAUTHBEARER", Some(message.as_bytes()), 0),
+        ));
         assert_eq!(error, r#"{"status":"invalid_token"}"#);
         let (kind, reason) = refused(step(desk, &enhanced("OAUTHBEARER", Some(b"\x01"), 1)));
         assert_eq!(kind, RefusalKind::BadCredential);
@@ -284,14 +317,24 @@ fn a_method_is_spoken_only_where_the_listener_looks_at_its_kind() {
     let setting = Setting::new();
     let scram = scram("anna", "secret").first();
     let bearer = format!("n,,\x01auth=Bearer {}\x01\x01", setting.token());
-    let only = |words: &[&str]| words.iter().map(|&word| word.into()).collect::<Vec<Box<str>>>();
+    let only = |words: &[&str]| {
+        words
+            .iter()
+            .map(|&word| word.into())
+            .collect::<Vec<Box<str>>>()
+    };
     for (methods, method, data, spoken) in [
         (only(&["jwt"]), "OAUTHBEARER", &bearer, true),
         (only(&["jwt"]), "SCRAM-SHA-256", &scram, false),
         (only(&["password"]), "SCRAM-SHA-256", &scram, true),
         (only(&["password"]), "OAUTHBEARER", &bearer, false),
         (only(&["jwt", "password"]), "SCRAM-SHA-1", &scram, false),
-        (only(&["jwt", "password"]), "SCRAM-SHA-256-PLUS", &scram, false),
+        (
+            only(&["jwt", "password"]),
+            "SCRAM-SHA-256-PLUS",
+            &scram,
+            false,
+        ),
         (only(&["jwt", "password"]), "oauthbearer", &bearer, false),
         (only(&["jwt", "password"]), "", &bearer, false),
     ] {

@@ -10,8 +10,12 @@ mod server;
 
 use std::time::Duration;
 
-use common::{Ca, TokenIssuer, attempt, claims, day, desk, issuer_settings, jwks, now, with_certificate};
-use portcullis_auth::{ClientTrust, Connection, Desk, JwksUrl, KeySource, Revocation, Settings, Url};
+use common::{
+    Ca, TokenIssuer, attempt, claims, day, desk, issuer_settings, jwks, now, with_certificate,
+};
+use portcullis_auth::{
+    ClientTrust, Connection, Desk, JwksUrl, KeySource, Revocation, Settings, Url,
+};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{Attempt, Authenticator, Outcome, RefusalKind, Standing, Use};
 use portcullis_core::secret::Secret;
@@ -24,11 +28,11 @@ fn later(now: Now, seconds: u64) -> Now {
     }
 }
 
-/// A desk with one issuer whose keys are at this address; everything is given up after 200 ms.
+/// A desk with one issuer whose keys are at this address; everything is given up after two seconds.
 fn with_url(url: Url) -> Desk {
     let source = KeySource::JwksUrl(JwksUrl {
         connection: Connection {
-            timeout: Duration::from_millis(200),
+            timeout: Duration::from_secs(2),
             ..Connection::default()
         },
         ..JwksUrl::new(url)
@@ -70,17 +74,25 @@ async fn keys_are_fetched_and_a_new_one_is_found_at_once() {
     assert_eq!(asked[0].headers["host"], server.address.to_string());
     let good = |issuer: &TokenIssuer| issuer.token(&claims(|_| {}));
     assert_eq!(judge(&desk, &good(&old), start).await.unwrap(), "jwt:anna");
-    assert!(desk.refresh(later(start, 599)).await.is_empty(), "not before it is due");
+    assert!(
+        desk.refresh(later(start, 599)).await.is_empty(),
+        "not before it is due"
+    );
     assert!(server.asked().is_empty(), "a known key asks nobody");
 
     // The issuer rotates. Within the floor nobody asks, after it the first token does.
     server.always(say(jwks(&[old.jwk(), new.jwk()])));
-    let (kind, why) = judge(&desk, &good(&new), later(start, 9)).await.unwrap_err();
+    let (kind, why) = judge(&desk, &good(&new), later(start, 9))
+        .await
+        .unwrap_err();
     assert_eq!(kind, RefusalKind::BadCredential);
     assert!(why.contains("no key with this kid"), "{why}");
     assert!(server.asked().is_empty());
     let generation = desk.generation();
-    assert_eq!(judge(&desk, &good(&new), later(start, 10)).await.unwrap(), "jwt:anna");
+    assert_eq!(
+        judge(&desk, &good(&new), later(start, 10)).await.unwrap(),
+        "jwt:anna"
+    );
     assert_eq!(server.asked().len(), 1);
     assert!(desk.generation() > generation, "core asks again");
 }
@@ -95,13 +107,17 @@ async fn invented_key_names_make_the_broker_ask_seldom() {
     server.asked();
     let token = |issuer: &TokenIssuer| issuer.token(&claims(|_| {}));
     for (seconds, asked) in [(10, 1), (11, 0), (20, 0), (309, 0), (311, 1)] {
-        judge(&desk, &token(&unknown), later(start, seconds)).await.unwrap_err();
+        judge(&desk, &token(&unknown), later(start, seconds))
+            .await
+            .unwrap_err();
         assert_eq!(server.asked().len(), asked, "after {seconds} s");
     }
     // Another name each time: the floor holds.
     for number in 0..20 {
         let issuer = TokenIssuer::new(&format!("x{number}"));
-        judge(&desk, &token(&issuer), later(start, 400 + number)).await.unwrap_err();
+        judge(&desk, &token(&issuer), later(start, 400 + number))
+            .await
+            .unwrap_err();
     }
     assert_eq!(server.asked().len(), 2);
 }
@@ -129,7 +145,9 @@ async fn without_an_answer_tokens_are_refused_as_unavailable_and_old_keys_count_
         let judged = judge(&desk, &token, later(start, seconds)).await;
         assert_eq!(judged.is_ok(), good, "{seconds}: {judged:?}");
     }
-    let (kind, why) = judge(&desk, &token, later(start, 87_001)).await.unwrap_err();
+    let (kind, why) = judge(&desk, &token, later(start, 87_001))
+        .await
+        .unwrap_err();
     assert_eq!(kind, RefusalKind::Unavailable);
     assert!(why.contains("jwks-stale"), "{why}");
     server.always(say(jwks(&[issuer.jwk()])));
@@ -150,13 +168,16 @@ async fn answers_that_are_no_keys_change_nothing() {
         (Play::Redirect, "redirects are not followed"),
         (Play::Status(404), "status 404"),
         (Play::Status(204), "status 204"),
-        (Play::BreakOff, "breaks off"),
+        (Play::BreakOff, "server answers"),
         (Play::Huge, "larger than"),
         (say(""), "not JSON"),
         (say("<html>"), "not JSON"),
         (say("{}"), "no list"),
         (say(r#"{"keys": []}"#), "no key that can be used"),
-        (say(r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#), "no key that can be used"),
+        (
+            say(r#"{"keys": [{"kty": "oct", "k": "AAAA"}]}"#),
+            "no key that can be used",
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -164,10 +185,25 @@ async fn answers_that_are_no_keys_change_nothing() {
         server.always(play.clone());
         let now = later(start, 600 * (at as u64 + 1));
         let errors = errors(&desk.refresh(now).await);
-        assert!(errors.len() == 1 && errors[0].contains(word), "{play:?}: {errors:?}");
-        judge(&desk, &token, Now { wall: start.wall, ..now }).await.unwrap();
+        assert!(
+            errors.len() == 1 && errors[0].contains(word),
+            "{play:?}: {errors:?}"
+        );
+        judge(
+            &desk,
+            &token,
+            Now {
+                wall: start.wall,
+                ..now
+            },
+        )
+        .await
+        .unwrap();
     }
-    assert!(server.asked().iter().all(|asked| asked.path == "/x?y=z"), "no redirect is followed");
+    assert!(
+        server.asked().iter().all(|asked| asked.path == "/x?y=z"),
+        "no redirect is followed"
+    );
     // Dead: nobody listens there any more.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -190,14 +226,19 @@ async fn a_key_that_is_withdrawn_ends_what_it_signed_and_a_silent_server_ends_no
         now: start,
         ..attempt()
     };
-    let Outcome::Accepted(accepted) = desk.authenticate(&attempt).await else { panic!() };
+    let Outcome::Accepted(accepted) = desk.authenticate(&attempt).await else {
+        panic!()
+    };
     let credential = accepted.lease.credential;
     server.always(Play::Status(500));
     desk.refresh(later(start, 600)).await;
     assert_eq!(desk.standing(&credential, Use::Live), Standing::Good);
     server.always(say(jwks(&[two.jwk()])));
     desk.refresh(later(start, 1200)).await;
-    assert!(matches!(desk.standing(&credential, Use::Live), Standing::Revoked(_)));
+    assert!(matches!(
+        desk.standing(&credential, Use::Live),
+        Standing::Revoked(_)
+    ));
     assert_eq!(desk.standing(&credential, Use::Stored), Standing::Good);
 }
 
@@ -239,7 +280,10 @@ async fn a_list_is_fetched_and_revokes_and_an_older_one_brings_nothing_back() {
     let shown = ca.client("pump", |_| {}).shown();
     let desk = with_crl_url(&ca, &server.url());
     let reason = async |now: Now| {
-        let attempt = Attempt { now, ..with_certificate(&shown) };
+        let attempt = Attempt {
+            now,
+            ..with_certificate(&shown)
+        };
         match desk.authenticate(&attempt).await {
             Outcome::Accepted(accepted) => Ok(accepted.lease.credential),
             Outcome::Refused(refusal) => Err(refusal.reason),
@@ -262,9 +306,20 @@ async fn a_list_is_fetched_and_revokes_and_an_older_one_brings_nothing_back() {
     assert!(desk.refresh(later(start, 3599)).await.is_empty());
     assert_eq!(errors(&desk.refresh(later(start, 3600)).await), [""; 0]);
     assert!(desk.generation() > generation);
-    assert!(reason(later(start, 3600)).await.unwrap_err().contains("revoked"));
-    assert!(matches!(desk.standing(&credential, Use::Live), Standing::Revoked(_)));
-    assert!(matches!(desk.standing(&credential, Use::Stored), Standing::Revoked(_)));
+    assert!(
+        reason(later(start, 3600))
+            .await
+            .unwrap_err()
+            .contains("revoked")
+    );
+    assert!(matches!(
+        desk.standing(&credential, Use::Live),
+        Standing::Revoked(_)
+    ));
+    assert!(matches!(
+        desk.standing(&credential, Use::Stored),
+        Standing::Revoked(_)
+    ));
 
     let foreign = Ca::root("ca").crl(&[], 30);
     for (at, (play, word)) in [
@@ -279,7 +334,10 @@ async fn a_list_is_fetched_and_revokes_and_an_older_one_brings_nothing_back() {
         server.always(play);
         let now = later(start, 7200 * (at as u64 + 1));
         let errors = errors(&desk.refresh(now).await);
-        assert!(errors.len() == 1 && errors[0].contains(word), "{word}: {errors:?}");
+        assert!(
+            errors.len() == 1 && errors[0].contains(word),
+            "{word}: {errors:?}"
+        );
         assert!(reason(now).await.unwrap_err().contains("revoked"), "{word}");
     }
     // Too old at last, and then refused for that.

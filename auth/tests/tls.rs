@@ -320,7 +320,10 @@ fn each_broken_file_is_named_with_a_remedy() {
             ["early.pem", "not valid before"],
         ),
         (with(&|s| s.client_ca.clear()), ["client-auth", "client-ca"]),
-        (with(&|s| s.revocation.files = vec![garbage.clone()]), ["garbage", "PEM"]),
+        (
+            with(&|s| s.revocation.files = vec![garbage.clone()]),
+            ["garbage", "PEM"],
+        ),
         (
             with(&|s| s.client_ca = vec![directory.to_owned()]),
             ["directory", "name a file"],
@@ -392,7 +395,11 @@ fn each_name_shows_its_own_certificate_and_others_the_listeners() {
             ("localhost", own.as_ref()),
         ] {
             let (_, client) = handshake_with(name, &server, &client).unwrap();
-            assert_eq!(client.peer_certificates().unwrap()[0].as_ref(), expected, "{name}");
+            assert_eq!(
+                client.peer_certificates().unwrap()[0].as_ref(),
+                expected,
+                "{name}"
+            );
         }
         // A wildcard is one label; the listener's own does not fit, and the client says so.
         for name in ["x.y.any.example", "any.example", "other.example"] {

@@ -19,6 +19,7 @@ use crate::wire::{
 
 use packets::{Choices, Material};
 
+pub use crate::store::property::log;
 pub use sequence::sequence;
 
 /// Small limits: a fuzzer reaches both sides of each.
@@ -333,13 +334,13 @@ fn frames(input: &[u8], size: usize) -> (Vec<u8>, Decoded, Option<Vec<u8>>) {
     let mut sum = Decoded::default();
     for piece in input.chunks(size) {
         let mut piece = piece.to_vec();
-        let decoded = decoder.decode(&mut piece);
-        assert!(decoded.data <= piece.len());
-        assert!(sum.ended.is_none() || decoded == Decoded::default());
-        data.extend_from_slice(piece.get(..decoded.data).unwrap_or_default());
-        sum.data += decoded.data;
-        sum.idle_frames += decoded.idle_frames;
-        sum.ended = sum.ended.or(decoded.ended);
+        let part = decoder.decode(&mut piece);
+        assert!(part.data <= piece.len());
+        assert!(sum.ended.is_none() || part == Decoded::default());
+        data.extend_from_slice(piece.get(..part.data).unwrap_or_default());
+        sum.data += part.data;
+        sum.idle_frames += part.idle_frames;
+        sum.ended = sum.ended.or(part.ended);
     }
     (data, sum, decoder.take_ping())
 }

@@ -455,16 +455,20 @@ impl World {
         let modules = &self.engine.modules;
         let subject = Subject::new(snapshot, modules);
         let settings = self.engine.settings.load_full();
+        let block = UserProperties::block([("z", "1"), ("a", "2"), ("z", "1")]);
         let will = how.will.map(|(topic, delay)| {
             let publication = Publication::new(
                 TopicName::new(topic, settings.mqtt.topic).unwrap(),
                 b"will",
                 QoS::AtLeastOnce,
                 Asked {
-                    retain: false,
+                    retain: how.will_retain,
                     will: true,
                 },
-                MessageProperties::default(),
+                MessageProperties {
+                    user: UserProperties::from_block(&block).unwrap(),
+                    ..MessageProperties::default()
+                },
                 &subject,
                 self.now.unix_millis(),
             );

@@ -179,6 +179,28 @@ fn after_a_failed_write_or_sync_nothing_succeeds_any_more() {
 }
 
 #[test]
+fn a_ticket_completes_after_the_sync_of_its_write_and_a_segment_ends_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Arc::default();
+    let log = open(dir.path(), &faults);
+    for kind in 0..60 {
+        let ticket = append(&log, kind).unwrap().unwrap();
+        assert_eq!(wait(&ticket), Progress::Complete);
+        let journal = faults.journal.lock();
+        assert_eq!(journal.last().map(String::as_str), Some("sync"));
+    }
+    log.stop();
+    let mut dirty = false;
+    for operation in faults.journal.lock().iter() {
+        match operation.as_str() {
+            "write" => dirty = true,
+            "sync" => dirty = false,
+            other => assert!(!dirty, "{other} before a sync"),
+        }
+    }
+}
+
+#[test]
 fn tickets_that_nobody_kept_fail() {
     let dir = tempfile::tempdir().unwrap();
     let faults = Arc::default();

@@ -98,7 +98,7 @@ pub enum Security {
     /// Nothing, and the file says so.
     Plaintext,
     /// TLS 1.3 or 1.2.
-    Tls(Tls),
+    Tls(Box<Tls>),
 }
 
 /// `[listener.tls]`.
@@ -249,7 +249,7 @@ fn read_listener(section: &mut Section<'_>, auth: &Auth, auth_at: Position) -> O
             );
             return None;
         }
-        (true, false) => Security::Tls(tls?),
+        (true, false) => Security::Tls(Box::new(tls?)),
         (false, true) => Security::Plaintext,
         (false, false) => {
             section.source().error(

@@ -139,8 +139,8 @@ fn rule_10_no_password_token_or_payload_is_in_the_log_the_record_or_any_output()
         client.publish("lab/a", &secret("payload"), 1);
         let wrong = ("carol", &*secret("wrong"));
         broker.dial(version, "carol").login(wrong).local().refused();
-        let broken = format!("{token}x");
-        broker.dial(version, "token").token(&broken).refused();
+        let forged = format!("{token}x");
+        broker.dial(version, "token").token(&forged).refused();
         for command in [
             &["status"][..],
             &["session", "list"],

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -187,9 +187,10 @@ impl<'a> Dial<'a> {
         if self.listener == "local" {
             return Transport::Tcp;
         }
-        Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(
-            self.broker.tls(&self.ca, self.certificate.as_ref()),
-        )))
+        Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(tls(
+            &self.ca,
+            self.certificate.as_ref(),
+        ))))
     }
 
     fn dial_v3(&self, sender: Sender<Seen>) -> (Handle, JoinHandle<()>) {
@@ -253,30 +254,24 @@ impl<'a> Dial<'a> {
     }
 }
 
-impl Broker {
-    /// A client's TLS settings: whom it trusts and what it shows.
-    pub(crate) fn tls(
-        &self,
-        ca: &std::path::Path,
-        certificate: Option<&(PathBuf, PathBuf)>,
-    ) -> ClientConfig {
-        let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_file(ca).unwrap();
-        roots.add(authority).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        match certificate {
-            None => builder.with_no_client_auth(),
-            Some((pem, key)) => {
-                let chain = CertificateDer::pem_slice_iter(&fs::read(pem).unwrap())
-                    .map(Result::unwrap)
-                    .collect();
-                let key = PrivateKeyDer::from_pem_file(key).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
+/// A client's TLS settings: whom it trusts and what it shows, certificate and key.
+pub(crate) fn tls(ca: &Path, certificate: Option<&(PathBuf, PathBuf)>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    let authority = CertificateDer::from_pem_file(ca).unwrap();
+    roots.add(authority).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    match certificate {
+        None => builder.with_no_client_auth(),
+        Some((pem, key)) => {
+            let chain = CertificateDer::pem_slice_iter(&fs::read(pem).unwrap())
+                .map(Result::unwrap)
+                .collect();
+            let key = PrivateKeyDer::from_pem_file(key).unwrap();
+            builder.with_client_auth_cert(chain, key).unwrap()
         }
     }
 }

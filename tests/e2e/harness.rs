@@ -412,8 +412,18 @@ impl Broker {
 
     /// Kills the process as `kill -9` does and starts it again over the same files.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// Kills the process as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts a killed broker again over the same files.
+    pub(crate) fn restart(&mut self) {
         let mut command = Command::new(PORTCULLIS);
         command.args(["run", "--config"]).arg(self.setup.config());
         (self.child, self.log) = launch(&mut command);

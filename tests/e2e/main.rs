@@ -34,4 +34,5 @@ mod quickstart;
 mod raw;
 mod reload;
 mod sessions;
+mod store;
 mod transports;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
+use crate::client;
 use crate::harness::{Broker, PATIENCE};
 
 trait ReadWrite: Read + Write {}
@@ -37,7 +38,7 @@ impl Broker {
             let file = |ending| self.setup.path(&format!("pki/{name}.{ending}"));
             (file("pem"), file("key"))
         });
-        let config = self.tls(&self.setup.path("trusted.pem"), certificate.as_ref());
+        let config = client::tls(&self.setup.path("trusted.pem"), certificate.as_ref());
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
         StreamOwned::new(connection, self.tcp("main"))

@@ -97,6 +97,7 @@ fn split(one: &Observed) -> Vec<Result<Right, String>> {
             Act::Subscribe => pattern::topic(topic, &mut Slots::default()).is_ok(),
             Act::Publish | Act::Retain | Act::Will => {
                 TopicName::new(topic, TopicLimits::default()).is_ok()
+                    && pattern::topic(topic, &mut Slots::default()).is_ok()
             }
         };
         if !fits || topic.contains(['{', '}', '"']) || topic.chars().any(char::is_control) {

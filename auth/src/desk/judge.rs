@@ -9,13 +9,13 @@ use portcullis_core::hook::{
 };
 
 use super::{BOTH, Desk, Looked, bad};
+use crate::Link;
 use crate::certificate::Facts;
 use crate::der::{hex, sha256};
 use crate::introspection::Said;
 use crate::jwt::{self, Court, Once, Proven};
 use crate::password::{self, Check};
 use crate::webhook::Judged;
-use crate::Link;
 
 impl Desk {
     /// Judges a token, and the certificate that `require` may ask for with it.
@@ -77,8 +77,7 @@ impl Desk {
                     {
                         self.moved();
                     }
-                    let proven =
-                        court.judge(issuer, token, fingerprint.as_ref(), attempt.now)?;
+                    let proven = court.judge(issuer, token, fingerprint.as_ref(), attempt.now)?;
                     let once = issuer.settings.one_connection_per_jti;
                     return Ok(self.proven(looked, proven, once));
                 }
@@ -120,7 +119,8 @@ impl Desk {
         let mut reference = proven.reference;
         if once {
             let named = format!("{}\0{}", reference.issuer, proven.jti.unwrap_or_default());
-            let token: Box<str> = hex(sha256(named.as_bytes()).get(..16).unwrap_or_default()).into();
+            let token: Box<str> =
+                hex(sha256(named.as_bytes()).get(..16).unwrap_or_default()).into();
             let now = looked.attempt.now;
             let left = proven.until.duration_since(now.wall).unwrap_or_default();
             let until = now.mono.checked_add(left).unwrap_or(now.mono);

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_core::hook::{
-    Accepted, Attempt, ClientCertificate, Identity, Lease, Refusal,
-};
+use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Identity, Lease, Refusal};
 use portcullis_core::secret::Secret;
 use rustls::pki_types::CertificateDer;
 
@@ -196,4 +194,3 @@ impl<'a> Looked<'a> {
         }
     }
 }
-

@@ -74,14 +74,13 @@ impl State {
             _ => return Standing::NotMine,
         };
         let with = match &*credential.method {
-            jwt::Reference::METHOD | Introspector::METHOD | Webhook::METHOD => {
-                reference.split_once(BOTH).map(|(_, certificate)| certificate)
-            }
+            jwt::Reference::METHOD | Introspector::METHOD | Webhook::METHOD => reference
+                .split_once(BOTH)
+                .map(|(_, certificate)| certificate),
             _ => None,
         };
-        let stands = stands.and_then(|()| {
-            with.map_or(Ok(()), |text| self.certificate_standing(text, purpose))
-        });
+        let stands = stands
+            .and_then(|()| with.map_or(Ok(()), |text| self.certificate_standing(text, purpose)));
         match stands {
             Ok(()) => Standing::Good,
             Err(why) => Standing::Revoked(why),
@@ -134,7 +133,11 @@ impl State {
         if purpose == Use::Stored {
             return Ok(());
         }
-        if reference.once.as_ref().is_some_and(|once| !is_present(once)) {
+        if reference
+            .once
+            .as_ref()
+            .is_some_and(|once| !is_present(once))
+        {
             return Err("the same token (jti) was used for a newer connection".to_owned());
         }
         let issuer = self

@@ -122,7 +122,9 @@ async fn answer(
         Some(Play::BreakOff) => {
             let mut response = with(200, Body::new(Endless(1)));
             let length = "100000".parse().unwrap();
-            response.headers_mut().insert(header::CONTENT_LENGTH, length);
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length);
             response
         }
         Some(Play::Huge) => with(200, Body::new(Endless(usize::MAX))),

@@ -16,7 +16,7 @@
 //! command or family, no datagram family on a stream, TLVs that fill their space exactly, and a
 //! checksum that is right where there is one.
 //!
-//! Source: "The PROXY protocol, versions 1 & 2", Willy Tarreau, HAProxy Technologies.
+//! Source: "The PROXY protocol, versions 1 & 2", Willy Tarreau, `HAProxy` Technologies.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

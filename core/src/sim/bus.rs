@@ -174,4 +174,24 @@ once_more! {
         refusals_and_repetitions_behind_a_held_acknowledgement_are_bounded,
         a_client_that_comes_and_goes_leaves_no_deadlines,
         a_connection_that_was_taken_over_publishes_no_more;
+    (conformance, "conformance.rs"):
+        mqtt_3_3_2_what_belongs_to_the_application_is_forwarded_unaltered,
+        mqtt_3_3_1_3_dup_is_not_passed_on_and_3_3_1_12_retain_is_not_without_asking,
+        mqtt_3_3_1_5_to_8_only_a_retained_publish_touches_what_is_retained,
+        mqtt_3_3_2_7_aliases_end_with_their_connection_and_3_3_2_12_all_are_taken,
+        mqtt_3_8_4_and_3_9_3_each_filter_has_its_answer_in_its_order,
+        mqtt_3_8_4_3_and_4_a_repeated_subscription_replaces_and_loses_nothing,
+        mqtt_3_10_4_unsubscribe_answers_each_filter_and_compares_character_by_character,
+        mqtt_3_10_4_3_what_was_begun_before_unsubscribe_is_completed,
+        mqtt_4_3_an_identifier_stands_for_a_new_message_once_its_flow_is_over,
+        mqtt_4_3_3_7_expiry_does_not_end_what_was_begun,
+        mqtt_4_9_0_3_everything_else_is_answered_while_the_quota_is_zero,
+        mqtt_2_2_1_4_an_identifier_in_use_is_not_given_again,
+        mqtt_3_1_2_14_and_15_a_will_is_retained_if_it_says_so_and_keeps_its_properties,
+        mqtt_4_12_an_auth_that_nobody_agreed_on_ends_the_connection,
+        mqtt_3_14_nothing_follows_a_disconnect_in_either_direction,
+        mqtt_4_7_3_4_topics_are_compared_as_they_are,
+        mqtt_3_2_2_9_and_10_a_lower_maximum_qos_grants_less_and_refuses_more,
+        mqtt_4_13_an_acknowledged_error_concerns_one_packet_only,
+        mqtt_3_1_1_the_clean_session_flag_decides_what_is_kept;
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+#[expect(clippy::unnecessary_wraps, reason = "what `parse` answers")]
 fn client(text: &str) -> Result<Progress, ProxyError> {
     Ok(Progress::Done(Header::Client(text.parse().unwrap())))
 }
@@ -116,6 +117,7 @@ fn a_line_ends_within_107_bytes() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn headers_of_version_2() {
     use ProxyError::{BadChecksum, BadCommand, BadFamily, BadTlv, BadVersion, ShortAddresses};
     let mut v6 = [0; 36];

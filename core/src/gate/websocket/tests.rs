@@ -44,6 +44,7 @@ fn decode(bytes: &[u8]) -> (Vec<u8>, Option<Ended>) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn what_a_client_must_not_send_ends_the_connection_with_its_code() {
     let fragments = |count: usize| {
         let mut bytes = masked(0x02, b"x");

@@ -183,8 +183,8 @@ fn grant(request: &[u8], rules: &WebSocketRules) -> Result<Upgrade, Rejection> {
         return Err(Rejection::Body);
     }
     if let Some(origin) = headers.once("Origin")? {
-        let listed = |own: &Box<str>| own.as_bytes().eq_ignore_ascii_case(origin);
-        if !rules.origins.iter().any(listed) {
+        let mut listed = rules.origins.iter().map(|own| own.as_bytes());
+        if !listed.any(|own| own.eq_ignore_ascii_case(origin)) {
             return Err(Rejection::Origin);
         }
     }

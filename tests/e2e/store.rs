@@ -1,0 +1,76 @@
+//! `portcullis store`: what the operator sees of the log on disk.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::client::V5;
+use crate::harness::Broker;
+
+fn durable() -> Broker {
+    Broker::start(|setup| setup.more += "[durability]\nmode = \"fsync\"\n")
+}
+
+fn segments(broker: &Broker) -> Vec<PathBuf> {
+    let files = fs::read_dir(broker.setup.path("data/store")).unwrap();
+    let mut segments: Vec<_> = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "log"))
+        .collect();
+    segments.sort();
+    segments
+}
+
+#[test]
+fn a_store_in_use_is_left_alone_and_one_that_is_killed_is_sound() {
+    let mut broker = durable();
+    let mut sender = broker.device(V5, "device-1");
+    for number in 0..20 {
+        sender.retain("lab/kept", &number.to_string(), 1);
+    }
+    for command in ["check", "repair"] {
+        let said = broker.ask(&["store", command]).failed();
+        assert!(said.err.contains("another process"), "{said:?}");
+    }
+    broker.kill();
+    for command in ["check", "repair"] {
+        let said = broker.ask(&["store", command]).succeeded();
+        assert!(said.out.contains("sound"), "{said:?}");
+    }
+}
+
+#[test]
+fn without_a_store_there_is_nothing_to_be_sound() {
+    let mut broker = Broker::start(|_| ());
+    broker.kill();
+    let said = broker.ask(&["store", "check"]).failed();
+    assert!(said.err.contains("there is no store"), "{said:?}");
+    assert!(!broker.setup.path("data/store").exists());
+}
+
+#[test]
+fn a_damaged_store_is_named_repaired_and_opens_again() {
+    let mut broker = durable();
+    let mut sender = broker.device(V5, "device-1");
+    sender.retain("lab/kept", "kept", 1);
+    broker.kill_and_restart();
+    broker.kill();
+    let first = segments(&broker).swap_remove(0);
+    let mut bytes = fs::read(&first).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&first, bytes).unwrap();
+
+    let name = first.file_name().unwrap().to_str().unwrap();
+    let said = broker.ask(&["store", "check"]).failed();
+    assert!(
+        said.out.contains("damaged: ") && said.out.contains(name),
+        "{said:?}"
+    );
+    let run = broker.ask(&["run"]).failed();
+    assert!(run.err.contains(name), "{run:?}");
+    let said = broker.ask(&["store", "repair"]).succeeded();
+    assert!(said.out.contains("repaired: "), "{said:?}");
+    assert!(first.with_extension("log.damaged").exists());
+    broker.ask(&["store", "check"]).succeeded();
+    broker.restart();
+}
