@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis::config::{
-    Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish,
-    Durability, DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull,
-    OnRevoke, PartialCover, Rate, Require, Security,
+    Bind, ByteRate, CertificateName, ClientAuth, ClientIdRule, Config, DeniedPublish, Durability,
+    DurabilityMode, JwtKeys, Limits, LogFormat, LogLevel, Method, Mqtt, OnFull, OnRevoke,
+    PartialCover, Rate, Require, Security,
 };
 use proptest::prelude::*;
 

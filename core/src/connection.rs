@@ -873,7 +873,7 @@ impl Connection {
                 reason.clone(),
             ),
             End::Server(close) => {
-                let takes = self.terms.max_packet.is_none_or(|max| max.get() >= 3);
+                let takes = self.terms.max_packet.is_none_or(|max| max.get() >= 4);
                 if self.terms.version.is_v5() && takes {
                     // The whole reason is for the record; the client gets the code.
                     wire::disconnect(&mut farewell, close.code, None);

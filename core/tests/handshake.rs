@@ -1,11 +1,7 @@
 //! From the first byte to CONNACK, over a real socket: what is answered, what is not, and what is
 //! read of what comes behind.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed set-up is a failed test"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -32,9 +28,9 @@ impl Authenticator for Door {
     }
 
     fn authenticate<'a>(&'a self, attempt: &'a Attempt<'a>) -> BoxFuture<'a, Outcome> {
-        let data = attempt.enhanced.map(|(method, data)| {
-            (method, data.map(|data| data.expose().to_vec()))
-        });
+        let data = attempt
+            .enhanced
+            .map(|(method, data)| (method, data.map(|data| data.expose().to_vec())));
         let outcome = match data {
             Some(("ECHO", _)) if attempt.step == 0 && attempt.current.is_none() => {
                 Outcome::Continue(b"?".to_vec())
@@ -143,7 +139,9 @@ impl Running {
     fn open(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
         // Only a failed test waits for it.
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         stream
     }
 
@@ -186,11 +184,17 @@ fn v5(flags: u8, properties: &[u8], payload: &[u8]) -> Vec<u8> {
 }
 
 fn v4(flags: u8, payload: &[u8]) -> Vec<u8> {
-    packet(0x10, &[&b"\x00\x04MQTT\x04"[..], &[flags, 0, 60], payload].concat())
+    packet(
+        0x10,
+        &[&b"\x00\x04MQTT\x04"[..], &[flags, 0, 60], payload].concat(),
+    )
 }
 
 fn v3(flags: u8, payload: &[u8]) -> Vec<u8> {
-    packet(0x10, &[&b"\x00\x06MQIsdp\x03"[..], &[flags, 0, 60], payload].concat())
+    packet(
+        0x10,
+        &[&b"\x00\x06MQIsdp\x03"[..], &[flags, 0, 60], payload].concat(),
+    )
 }
 
 #[test]
@@ -198,18 +202,62 @@ fn a_refusal_is_the_one_answer_and_nothing_behind_it_is_processed() {
     let running = Running::new(Settings::default());
     let cases: Vec<(&str, Vec<u8>, &[u8])> = vec![
         ("MQTT-3.1.0-1", b"\xc0\x00".to_vec(), b""),
-        ("MQTT-3.1.2-2 of 3.1.1", packet(0x10, b"\x00\x04MQTT\x06\x02\x00\x3c\x00\x00"), b"\x20\x02\x00\x01"),
-        ("a Mosquitto bridge", packet(0x10, b"\x00\x04MQTT\x84\x02\x00\x3c\x00\x01c"), b"\x20\x02\x00\x01"),
+        (
+            "MQTT-3.1.2-2 of 3.1.1",
+            packet(0x10, b"\x00\x04MQTT\x06\x02\x00\x3c\x00\x00"),
+            b"\x20\x02\x00\x01",
+        ),
+        (
+            "a Mosquitto bridge",
+            packet(0x10, b"\x00\x04MQTT\x84\x02\x00\x3c\x00\x01c"),
+            b"\x20\x02\x00\x01",
+        ),
         ("MQTT-3.1.2-3 of 3.1.1", v4(3, b"\x00\x01c"), b""),
-        ("MQTT-3.1.2-3", v5(3, b"", b"\x00\x01c"), b"\x20\x03\x00\x81\x00"),
-        ("MQTT-3.1.3-8 of 3.1.1", v4(0, b"\x00\x00"), b"\x20\x02\x00\x02"),
-        ("an empty client id in 3.1", v3(2, b"\x00\x00"), b"\x20\x02\x00\x02"),
-        ("MQTT-3.1.3-8", v5(2, b"", b"\x00\x01\x07"), b"\x20\x03\x00\x85\x00"),
-        ("MQTT-3.1.4-2", v5(0x82, b"", b"\x00\x01c\x00\x03bad"), b"\x20\x03\x00\x86\x00"),
-        ("MQTT-3.1.4-2 of 3.1.1", v4(0x82, b"\x00\x01c\x00\x03bad"), b"\x20\x02\x00\x04"),
-        ("MQTT-4.12.0-1", v5(2, b"\x15\x00\x01X", b"\x00\x01c"), b"\x20\x03\x00\x8c\x00"),
-        ("a client that takes no CONNACK", v5(2, b"\x27\x00\x00\x00\x08", b"\x00\x01c"), b"\x20\x03\x00\x95\x00"),
-        ("MQTT-3.1.2-24", v5(2, b"\x27\x00\x00\x00\x04", b"\x00\x01c"), b""),
+        (
+            "MQTT-3.1.2-3",
+            v5(3, b"", b"\x00\x01c"),
+            b"\x20\x03\x00\x81\x00",
+        ),
+        (
+            "MQTT-3.1.3-8 of 3.1.1",
+            v4(0, b"\x00\x00"),
+            b"\x20\x02\x00\x02",
+        ),
+        (
+            "an empty client id in 3.1",
+            v3(2, b"\x00\x00"),
+            b"\x20\x02\x00\x02",
+        ),
+        (
+            "MQTT-3.1.3-8",
+            v5(2, b"", b"\x00\x01\x07"),
+            b"\x20\x03\x00\x85\x00",
+        ),
+        (
+            "MQTT-3.1.4-2",
+            v5(0x82, b"", b"\x00\x01c\x00\x03bad"),
+            b"\x20\x03\x00\x86\x00",
+        ),
+        (
+            "MQTT-3.1.4-2 of 3.1.1",
+            v4(0x82, b"\x00\x01c\x00\x03bad"),
+            b"\x20\x02\x00\x04",
+        ),
+        (
+            "MQTT-4.12.0-1",
+            v5(2, b"\x15\x00\x01X", b"\x00\x01c"),
+            b"\x20\x03\x00\x8c\x00",
+        ),
+        (
+            "a client that takes no CONNACK",
+            v5(2, b"\x27\x00\x00\x00\x08", b"\x00\x01c"),
+            b"\x20\x03\x00\x95\x00",
+        ),
+        (
+            "MQTT-3.1.2-24",
+            v5(2, b"\x27\x00\x00\x00\x04", b"\x00\x01c"),
+            b"",
+        ),
         ("AUTH in place of CONNECT", b"\xf0\x00".to_vec(), b""),
     ];
     for (name, connect, answer) in cases {
@@ -234,12 +282,19 @@ fn each_version_is_greeted_once_and_in_its_own_words() {
     assert_eq!(running.to_the_end(&with_ping(v4(2, b"\x00\x00"))), old);
     let text = b"0123456789abcdefghijklm";
     let id = [&[0, 23][..], text].concat();
-    assert_eq!(running.to_the_end(&with_ping(v4(2, &id))), old, "MQTT-3.1.3-5");
+    assert_eq!(
+        running.to_the_end(&with_ping(v4(2, &id))),
+        old,
+        "MQTT-3.1.3-5"
+    );
     let new = running.to_the_end(&with_ping(v5(2, b"", &id)));
     assert_eq!(new.get(..1), Some(&b"\x20"[..]));
     assert_eq!(new.get(2..4), Some(&[0, 0][..]));
     assert!(new.ends_with(ping_response()), "{new:02x?}");
-    assert!(!new.contains(&0x15), "MQTT-4.12.0-6: no method where there was none");
+    assert!(
+        !new.contains(&0x15),
+        "MQTT-4.12.0-6: no method where there was none"
+    );
 }
 
 fn ping_response() -> &'static [u8] {
@@ -278,7 +333,10 @@ fn an_empty_client_id_gets_one_of_its_own() {
         let mut stream = running.open();
         stream.write_all(&v5(2, b"", b"\x00\x00")).unwrap();
         let connack = next(&mut stream);
-        let at = connack.windows(2).position(|pair| pair == [0x12, 0]).unwrap();
+        let at = connack
+            .windows(2)
+            .position(|pair| pair == [0x12, 0])
+            .unwrap();
         let length = usize::from(connack[at + 2]);
         ids.push(String::from_utf8(connack[at + 3..at + 3 + length].to_vec()).unwrap());
         open.push(stream);
@@ -297,7 +355,9 @@ fn what_is_granted_is_announced() {
     settings.mqtt.session_expiry_max = Duration::from_secs(7);
     let running = Running::new(settings);
     let mut stream = running.open();
-    stream.write_all(&v5(2, b"\x11\x00\x00\x00\x3c", b"\x00\x01c")).unwrap();
+    stream
+        .write_all(&v5(2, b"\x11\x00\x00\x00\x3c", b"\x00\x01c"))
+        .unwrap();
     let connack = next(&mut stream);
     for (what, bytes) in [
         ("Session Expiry Interval", &b"\x11\x00\x00\x00\x07"[..]),
@@ -307,7 +367,10 @@ fn what_is_granted_is_announced() {
         ("Topic Alias Maximum", b"\x22\x00\x20"),
         ("Maximum Packet Size", b"\x27\x00\x10\x00\x00"),
     ] {
-        assert!(connack.windows(bytes.len()).any(|part| part == bytes), "{what}");
+        assert!(
+            connack.windows(bytes.len()).any(|part| part == bytes),
+            "{what}"
+        );
     }
     // MQTT-3.1.2-28 and 3.2.2-22: neither Response Information nor a keep alive that is the same.
     assert!(!connack.contains(&0x1a));

@@ -22,6 +22,9 @@ use super::{Appended, Bus, Keeps, RetainedPage};
 /// Topics looked at in one call of [`Bus::tend`].
 const TENDED: usize = 4096;
 
+/// Messages written at once in [`Bus::rewrite`].
+const REWRITTEN: usize = 64;
+
 /// The native bus. Retained messages live in memory, ordered by topic, so that a walk over many
 /// of them can stop anywhere and go on later.
 pub struct Native {
@@ -232,7 +235,7 @@ impl Bus for Native {
             let page: Vec<_> = retained
                 .by_topic
                 .range::<str, _>((start, Bound::Unbounded))
-                .take(TENDED)
+                .take(REWRITTEN)
                 .collect();
             let Some((last, _)) = page.last() else {
                 return true;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Now;
 use crate::guard::Subject;
@@ -20,6 +21,11 @@ use super::{Engine, Session, Will};
 /// A will that a broker left behind waits at least so long for its client to come back,
 /// milliseconds.
 const WILL_PATIENCE: u64 = 30_000;
+
+/// How long a compaction waits for the disk before it is given up: so often, ...
+const PATIENCE: u32 = 500;
+/// ... so long.
+const PAUSE: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// Puts back what the journal tells. Called before any listener accepts.
@@ -118,6 +124,13 @@ impl Engine {
         let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
         let mut complete = true;
         for session in sessions {
+            // The writer takes so much at a time; meanwhile others go on.
+            for _ in 0..PATIENCE {
+                if journal.has_room() {
+                    break;
+                }
+                std::thread::sleep(PAUSE);
+            }
             let state = session.lock();
             if state.id.is_durable() && !state.ended {
                 let filters: Vec<_> = state

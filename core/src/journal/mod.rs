@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::guard::{Stored, Subject};
 use crate::hook::Snapshot;
 use crate::message::Message;
-use crate::store::{Batch, Log, Options, StoreError};
+use crate::store::{Batch, Full, Log, Options, StoreError};
 use crate::ticket::Ticket;
 use crate::wire::{QoS, SubscribeOptions};
 
@@ -196,6 +196,11 @@ impl Journal {
         let live = self.log.size().saturating_sub(begun);
         self.settled.store(live, Ordering::Relaxed);
         self.log.finish_round();
+    }
+
+    /// Whether much more can be appended before the disk has taken what waits.
+    pub(crate) fn has_room(&self) -> bool {
+        !matches!(self.log.is_full(), Some(Full::Buffer))
     }
 
     /// Bytes in the log.

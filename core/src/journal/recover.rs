@@ -59,6 +59,8 @@ pub(super) struct Recovery {
     retained: BTreeMap<Box<str>, Stored<Message>>,
     last: u64,
     last_session: u64,
+    /// Records whose message or author is not there.
+    dangling: u64,
 }
 
 impl Recovery {
@@ -79,7 +81,7 @@ impl Recovery {
             }
             kind::MESSAGE => {
                 let id = self.named(take)?;
-                let author = self.authors.get(&take.u64()?)?;
+                let author = self.authors.get(&take.u64()?).cloned();
                 let recorded = Recorded {
                     qos: codec::qos(take)?,
                     asked: codec::asked(take)?,
@@ -88,13 +90,17 @@ impl Recovery {
                     properties: take.bytes()?,
                     payload: take.bytes()?,
                 };
-                let message = Message::recorded(&recorded, Arc::clone(author))?;
+                let Some(author) = self.found(author) else {
+                    return Some(());
+                };
+                let message = Message::recorded(&recorded, author)?;
                 self.messages.insert(id, Stored::read_back(message));
             }
             kind::RETAINED => {
-                let message = self.messages.get(&take.u64()?)?;
-                self.retained
-                    .insert(message.topic().into(), message.clone());
+                let message = self.messages.get(&take.u64()?).cloned();
+                if let Some(message) = self.found(message) {
+                    self.retained.insert(message.topic().into(), message);
+                }
             }
             kind::UNRETAINED => {
                 self.retained.remove(take.text()?);
@@ -103,6 +109,13 @@ impl Recovery {
             _ => self.step(kind, take)?,
         }
         Some(())
+    }
+
+    /// Something that a record refers to. It is missing only where a repair left a gap: what
+    /// depended on it is lost with it, and counted.
+    fn found<T>(&mut self, referred: Option<T>) -> Option<T> {
+        self.dangling += u64::from(referred.is_none());
+        referred
     }
 
     fn named(&mut self, take: &mut Take<'_>) -> Option<u64> {
@@ -117,7 +130,10 @@ impl Recovery {
         let who = codec::snapshot(take)?;
         let expiry = take.u32()?;
         let will = match take.option()? {
-            Some(message) => Some(self.messages.get(&message)?.clone()),
+            Some(message) => {
+                let message = self.messages.get(&message).cloned();
+                self.found(message)
+            }
             None => None,
         };
         let delay = take.u32()?;
@@ -193,15 +209,20 @@ impl Recovery {
             }
             kind::QUEUED => {
                 let entry = take.u64()?;
-                let message = self.messages.get(&take.u64()?)?.clone();
-                let flight = RecoveredFlight {
-                    message,
-                    qos: codec::qos(take)?,
-                    retain: take.u8()? != 0,
-                    ids: codec::ids(take)?,
-                    sent: None,
-                };
-                session.messages.insert(entry, flight);
+                let message = self.messages.get(&take.u64()?).cloned();
+                let (qos, retain) = (codec::qos(take)?, take.u8()? != 0);
+                let ids = codec::ids(take)?;
+                self.dangling += u64::from(message.is_none());
+                if let Some(message) = message {
+                    let flight = RecoveredFlight {
+                        message,
+                        qos,
+                        retain,
+                        ids,
+                        sent: None,
+                    };
+                    session.messages.insert(entry, flight);
+                }
             }
             kind::SENT => {
                 let (entry, id) = (take.u64()?, take.u16()?);
@@ -232,6 +253,12 @@ impl Recovery {
 
     /// The state, and the numbers from which new names go on.
     pub(super) fn finish(self, round: u32) -> (Recovered, u64, u64) {
+        if self.dangling > 0 {
+            tracing::warn!(
+                records = self.dangling,
+                "the store was repaired: records that depended on lost ones are left out"
+            );
+        }
         for (id, author) in &self.authors {
             author.mark().recovered(*id, round);
         }

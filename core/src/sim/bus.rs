@@ -193,5 +193,7 @@ once_more! {
         mqtt_4_7_3_4_topics_are_compared_as_they_are,
         mqtt_3_2_2_9_and_10_a_lower_maximum_qos_grants_less_and_refuses_more,
         mqtt_4_13_an_acknowledged_error_concerns_one_packet_only,
-        mqtt_3_1_1_the_clean_session_flag_decides_what_is_kept;
+        mqtt_3_1_1_the_clean_session_flag_decides_what_is_kept,
+        mqtt_4_8_0_2_of_3_1_1_what_could_not_be_stored_is_not_acknowledged,
+        mqtt_4_7_2_1_a_leading_wildcard_does_not_touch_dollar_topics;
 }

@@ -110,14 +110,31 @@ pub(super) fn mqtt_3_3_1_3_dup_is_not_passed_on_and_3_3_1_12_retain_is_not_witho
         author.send(&world, &[publish("t", "x", again, true)]);
         let got = reader.got(&world);
         assert!(
-            matches!(&got[..], [Got::Message { dup: false, retain: false, .. }]),
+            matches!(
+                &got[..],
+                [Got::Message {
+                    dup: false,
+                    retain: false,
+                    ..
+                }]
+            ),
             "{got:?}"
         );
         // A subscription that comes later gets it with RETAIN.
         let mut late = world.connect("c", &how);
         late.subscribe(&world, "t", QoS::AtLeastOnce);
         let got = late.got(&world);
-        assert!(matches!(&got[..], [Got::Message { dup: false, retain: true, .. }]), "{got:?}");
+        assert!(
+            matches!(
+                &got[..],
+                [Got::Message {
+                    dup: false,
+                    retain: true,
+                    ..
+                }]
+            ),
+            "{got:?}"
+        );
     }
 }
 
@@ -139,7 +156,10 @@ pub(super) fn mqtt_3_3_1_5_to_8_only_a_retained_publish_touches_what_is_retained
     };
     let some = |text: &str, qos| Some((text.to_owned(), qos));
     assert_eq!(retained(qos1(1), true, "old"), some("old", 1));
-    assert_eq!(retained(Delivery::AtMostOnce, false, "other"), some("old", 1));
+    assert_eq!(
+        retained(Delivery::AtMostOnce, false, "other"),
+        some("old", 1)
+    );
     assert_eq!(retained(Delivery::AtMostOnce, false, ""), some("old", 1));
     // The newest stays, with its own QoS, a lower one too.
     assert_eq!(retained(Delivery::AtMostOnce, true, "new"), some("new", 0));
@@ -177,7 +197,10 @@ pub(super) fn mqtt_3_3_2_7_aliases_end_with_their_connection_and_3_3_2_12_all_ar
             other => panic!("{other:?}"),
         })
         .collect();
-    let expected: Vec<_> = names.iter().flat_map(|name| [name.clone(), name.clone()]).collect();
+    let expected: Vec<_> = names
+        .iter()
+        .flat_map(|name| [name.clone(), name.clone()])
+        .collect();
     assert_eq!(topics, expected);
     author.lose(&world);
     let mut author = world.connect("a", &how);
@@ -185,7 +208,10 @@ pub(super) fn mqtt_3_3_2_7_aliases_end_with_their_connection_and_3_3_2_12_all_ar
     assert_eq!(author.got(&world), [Got::Bye(ReasonCode::ProtocolError)]);
     let mut author = world.connect("a", &how);
     author.send(&world, &[aliased("t", max + 1)]);
-    assert_eq!(author.got(&world), [Got::Bye(ReasonCode::TopicAliasInvalid)]);
+    assert_eq!(
+        author.got(&world),
+        [Got::Bye(ReasonCode::TopicAliasInvalid)]
+    );
 }
 
 #[test]
@@ -217,7 +243,10 @@ pub(super) fn mqtt_3_8_4_and_3_9_3_each_filter_has_its_answer_in_its_order() {
         author.publish(&world, "b", "x", qos2(1));
         assert!(matches!(
             &client.got(&world)[..],
-            [Got::Message { qos: QoS::AtLeastOnce, .. }]
+            [Got::Message {
+                qos: QoS::AtLeastOnce,
+                ..
+            }]
         ));
     }
 }
@@ -242,7 +271,9 @@ pub(super) fn mqtt_3_8_4_3_and_4_a_repeated_subscription_replaces_and_loses_noth
     let seen: Vec<_> = got
         .iter()
         .map(|got| match got {
-            Got::Message { payload, qos, ids, .. } => (payload.as_str(), *qos as u8, ids.len()),
+            Got::Message {
+                payload, qos, ids, ..
+            } => (payload.as_str(), *qos as u8, ids.len()),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -256,7 +287,11 @@ pub(super) fn mqtt_3_8_4_3_and_4_a_repeated_subscription_replaces_and_loses_noth
 pub(super) fn mqtt_3_10_4_unsubscribe_answers_each_filter_and_compares_character_by_character() {
     let world = World::new();
     let mut client = world.connect("a", &As::new("user:a"));
-    let filters = [("t/+", QoS::AtMostOnce), ("t/#", QoS::AtMostOnce), ("T", QoS::AtMostOnce)];
+    let filters = [
+        ("t/+", QoS::AtMostOnce),
+        ("t/#", QoS::AtMostOnce),
+        ("T", QoS::AtMostOnce),
+    ];
     client.send(&world, &[subscribe(1, &filters)]);
     client.got(&world);
     client.send(&world, &[unsubscribe(5, &["t/a", "t/#", "t", "T", "T"])]);
@@ -345,7 +380,7 @@ pub(super) fn mqtt_4_3_3_7_expiry_does_not_end_what_was_begun() {
     author.send(&world, &[with(qos2(1), properties)]);
     assert_eq!(reader.got(&world).len(), 1);
     reader.lose(&world);
-    world.later(Duration::from_secs(60));
+    world.later(Duration::from_mins(1));
     let mut reader = world.connect("b", &As::persistent("user:b"));
     assert_eq!(reader.payloads(&world), ["x"]);
 }
@@ -411,7 +446,9 @@ pub(super) fn mqtt_2_2_1_4_an_identifier_in_use_is_not_given_again() {
     };
     let mut given = 0u32;
     while given < 65_600 {
-        let batch: Vec<_> = (1..=100).map(|id| publish("t", "x", qos1(id), false)).collect();
+        let batch: Vec<_> = (1..=100)
+            .map(|id| publish("t", "x", qos1(id), false))
+            .collect();
         author.send(&world, &batch);
         author.got(&world);
         let mut acks = Vec::new();
@@ -594,4 +631,53 @@ pub(super) fn mqtt_3_1_1_the_clean_session_flag_decides_what_is_kept() {
     assert_eq!(reader.payloads(&world), ["kept"]);
     reader.disconnect(&world);
     assert!(!world.connect("b", &how).session_present);
+}
+
+#[test]
+pub(super) fn mqtt_4_8_0_2_of_3_1_1_what_could_not_be_stored_is_not_acknowledged() {
+    for (version, answer) in [
+        (Version::V3_1_1, None),
+        (
+            Version::V5,
+            Some(Got::PubAck(1, ReasonCode::UnspecifiedError)),
+        ),
+    ] {
+        let world = World::over(Settings::default(), true);
+        let mut client = world.connect(
+            "a",
+            &As {
+                version,
+                ..As::new("user:a")
+            },
+        );
+        client.publish(&world, "t", "x", qos1(1));
+        world.slow.as_ref().unwrap().fail(0);
+        assert_eq!(client.read(&world).into_iter().next(), answer);
+        assert_eq!(client.connection.is_some(), version.is_v5());
+    }
+}
+
+#[test]
+pub(super) fn mqtt_4_7_2_1_a_leading_wildcard_does_not_touch_dollar_topics() {
+    let world = World::new();
+    world.policy.set(&[
+        ("*", Some(Action::Publish), "$x/y", true),
+        ("*", Some(Action::Publish), "x/y", true),
+        ("*", Some(Action::Receive), "#", true),
+        ("*", Some(Action::Receive), "+/y", true),
+        ("*", Some(Action::Receive), "$x/+", true),
+    ]);
+    for (filter, seen) in [
+        ("#", vec!["x/y"]),
+        ("+/y", vec!["x/y"]),
+        ("$x/+", vec!["$x/y"]),
+    ] {
+        let mut reader = world.connect("b", &As::new("user:b"));
+        assert_eq!(reader.subscribe(&world, filter, QoS::AtMostOnce), 0);
+        let mut author = world.connect("a", &As::new("user:a"));
+        for topic in ["$x/y", "x/y"] {
+            author.publish(&world, topic, topic, Delivery::AtMostOnce);
+        }
+        assert_eq!(reader.payloads(&world), seen, "{filter}");
+    }
 }

@@ -66,7 +66,7 @@ pub enum Violation {
     /// A continuation of nothing, or a new message within another.
     #[error("WebSocket fragments out of order")]
     Order,
-    /// More than [`MAX_FRAGMENTS`].
+    /// More than `MAX_FRAGMENTS`.
     #[error("a WebSocket message of more than {MAX_FRAGMENTS} fragments")]
     Fragments,
     /// A frame longer than the limit.

@@ -1,11 +1,11 @@
 //! MQTT over WebSocket: a byte stream over binary frames (RFC 6455; MQTT 5.0, section 6).
 //!
-//! [`WebSocket`] is a stream like any other: what is read is the payload of the client's frames,
+//! `WebSocket` is a stream like any other: what is read is the payload of the client's frames,
 //! what is written goes out in frames. The parts that judge a client's bytes are pure and stand
 //! apart: [`upgrade`] the HTTP request, [`frame`] the frames.
 //!
 //! Data are decoded in the reader's own buffer, so a connection that waits holds no buffer here;
-//! output is held while the socket does not take it, at most one frame of [`MAX_OUT`] bytes, one
+//! output is held while the socket does not take it, at most one frame of `MAX_OUT` bytes, one
 //! Pong and one Close.
 //!
 //! Frames that carry nothing (Ping, Pong, empty ones) cost work and are no packets that the meters

@@ -53,7 +53,7 @@ pub enum Rejection {
     /// The first bytes are not those of a GET request; whoever it is gets no answer.
     #[error("not a WebSocket request")]
     NotHttp,
-    /// More than [`MAX_REQUEST`] bytes or [`MAX_HEADERS`] lines.
+    /// More than [`MAX_REQUEST`] bytes or `MAX_HEADERS` lines.
     #[error("a request of more than {MAX_REQUEST} bytes or {MAX_HEADERS} headers")]
     TooLarge,
     /// Not HTTP/1.1 as RFC 9112 writes it.
