@@ -166,7 +166,11 @@ impl Builder {
             }
             None => (None, Recovered::default()),
         };
-        let Recovered { sessions, retained } = recovered;
+        let Recovered {
+            sessions,
+            retained,
+            unrouted,
+        } = recovered;
         let bus = self.bus.unwrap_or_else(|| {
             let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&modules.metrics));
             Arc::new(match &journal {
@@ -175,7 +179,7 @@ impl Builder {
             })
         });
         let engine = Arc::new(Engine::new(modules, settings, Arc::clone(&bus), journal));
-        engine.restore(sessions, Now::read());
+        engine.restore(sessions, unrouted, Now::read());
         let (stop, stopping) = watch::channel(false);
         let gate = Arc::new(Gate::new(Arc::clone(&engine), stopping.clone()));
         let mut listeners = Vec::new();

@@ -279,7 +279,7 @@ impl Connection {
         };
         if let Some((kind, id)) = flow {
             if kind == AckKind::PubRec {
-                match self.attached.receive(id.get(), routing) {
+                match self.attached.receive(id.get()) {
                     Receipt::New => {}
                     Receipt::Known(tickets) => {
                         self.repeated(id, tickets, waker);
@@ -373,6 +373,7 @@ impl Connection {
             guard,
             aliases,
             engine,
+            attached,
             ..
         } = self;
         let topic = resolve(aliases, publish, settings)?;
@@ -394,7 +395,18 @@ impl Connection {
             Err(rule) => ("publish", rule),
             Ok(()) => match guard.publish(publication, &engine.modules) {
                 Ok((publication, slot)) => {
-                    return Ok(Ok(engine.publish(&publication, &mut slot.matched, routing)));
+                    let once = match publish.delivery {
+                        Delivery::ExactlyOnce { id, .. } => Some(id.get()),
+                        Delivery::AtMostOnce | Delivery::AtLeastOnce { .. } => None,
+                    };
+                    if let Some(id) = once {
+                        attached.routing(id, &publication, routing);
+                    }
+                    let published = engine.publish(&publication, &mut slot.matched, routing);
+                    if once.is_some() {
+                        attached.routed(&publication, routing);
+                    }
+                    return Ok(Ok(published));
                 }
                 Err((action, denial)) => (action, guard.rights().describe(denial, &engine.modules)),
             },

@@ -1,7 +1,10 @@
 //! The table of conformance: `tests/conformance/statements.toml` against the tests that it names,
 //! and `docs/conformance.md` against the table.
 
-#![expect(clippy::unwrap_used, reason = "a table that cannot be read is a failed test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a table that cannot be read is a failed test"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use portcullis_core::fuzzing::{round_trip, stream, topic_filter};
+use portcullis_core::fuzzing::{round_trip, sequence, stream, topic_filter};
 use portcullis_core::wire::Version;
 use proptest::prelude::*;
 
@@ -28,6 +28,7 @@ fn the_corpora_of_the_fuzz_targets_keep_their_promises() {
     corpus("decode_v5", &|input| stream(input, Version::V5));
     corpus("round_trip", &round_trip);
     corpus("topic_filter", &topic_filter);
+    corpus("sequence", &sequence);
 }
 
 /// Something that begins like a packet: the first byte and the length are right.

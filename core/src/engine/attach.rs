@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::clock::Now;
-use crate::guard::Subject;
+use crate::guard::{Authorized, Subject};
 use crate::hook::{Event, Principal};
 use crate::journal::SessionId;
+use crate::message::Publication;
 use crate::topic::TopicFilter;
 use crate::wire::{AckKind, ReasonCode};
 
@@ -362,7 +363,7 @@ impl Attached {
 
     /// Remembers a `QoS` 2 message before it is routed, so that a connection that takes over in
     /// between knows it too.
-    pub(crate) fn receive(&self, id: u16, routing: &mut Routing<'_>) -> Receipt {
+    pub(crate) fn receive(&self, id: u16) -> Receipt {
         let mut state = self.session.lock();
         if state.epoch != self.epoch || state.ended {
             return Receipt::Stale;
@@ -372,9 +373,37 @@ impl Attached {
             return Receipt::Known(promised.map_or_else(Tickets::new, |(_, t)| t.clone()));
         }
         state.received.insert(id);
-        // The PUBREC waits for it.
-        state.record(routing, |steps, session| steps.received(session, id));
         Receipt::New
+    }
+
+    /// Writes down that an authorized `QoS` 2 message is about to be routed; its PUBREC waits for
+    /// that. What its sender repeats after a crash is not routed again, so the restart does it.
+    pub(crate) fn routing(
+        &self,
+        id: u16,
+        publication: &Authorized<Publication<'_>>,
+        routing: &mut Routing<'_>,
+    ) {
+        let mut state = self.session.lock();
+        if state.epoch == self.epoch && state.id.is_durable() {
+            let message = publication.store();
+            state.record(routing, |steps, session| {
+                steps.received(session, id, Some(&message));
+            });
+        }
+    }
+
+    /// Everybody has it.
+    pub(crate) fn routed(
+        &self,
+        publication: &Authorized<Publication<'_>>,
+        routing: &mut Routing<'_>,
+    ) {
+        let mut state = self.session.lock();
+        if state.epoch == self.epoch && state.id.is_durable() {
+            let message = publication.store();
+            state.record(routing, |steps, session| steps.routed(session, &message));
+        }
     }
 
     /// The PUBREC of a received message waits for these.

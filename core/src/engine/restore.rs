@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::guard::Subject;
-use crate::journal::{Entry as JournalEntry, QueuedAs, RecoveredFlight, RecoveredSession, Steps};
+use crate::journal::{
+    Entry as JournalEntry, QueuedAs, RecoveredFlight, RecoveredSession, Steps, Unrouted,
+};
 use crate::metrics::Metrics;
 use crate::topic::TopicFilter;
 use crate::wire::{QoS, SubscribeOptions};
@@ -15,7 +17,8 @@ use crate::wire::{QoS, SubscribeOptions};
 use super::flight::{Awaits, InFlight, Kept};
 use super::queue::Queued;
 use super::session::{Covered, State, Subscription};
-use super::tree::Entry;
+use super::share::{Among, offer};
+use super::tree::{Entry, Target};
 use super::{Engine, Session, Will};
 
 /// A will that a broker left behind waits at least so long for its client to come back,
@@ -29,9 +32,43 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 impl Engine {
     /// Puts back what the journal tells. Called before any listener accepts.
-    pub(crate) fn restore(&self, sessions: Vec<RecoveredSession>, now: Now) {
+    pub(crate) fn restore(
+        &self,
+        sessions: Vec<RecoveredSession>,
+        unrouted: Vec<Unrouted>,
+        now: Now,
+    ) {
         for session in sessions {
             self.restore_session(session, now);
+        }
+        for message in unrouted {
+            self.finish_routing(&message, now);
+        }
+    }
+
+    /// Gives a message to those who should have had it when the broker ended.
+    fn finish_routing(&self, unrouted: &Unrouted, now: Now) {
+        let mut routing = self.routing(None, now);
+        let Some(publication) = routing.reopen(&unrouted.message) else {
+            return;
+        };
+        if publication.asked.retain && !unrouted.retained {
+            let batch = std::slice::from_ref(&publication);
+            // There is nobody left to tell of a refusal.
+            self.bus.append(batch, now, &mut |_, _| {});
+        }
+        let has_it = |session: &Session| unrouted.taken.contains(&session.lock().id);
+        let (matched, _) = self.tree.lookup(publication.topic);
+        for Target { session, slots } in &matched.targets {
+            if !has_it(session) {
+                session.deliver(&publication, slots, &mut routing);
+            }
+        }
+        for group in &matched.shares {
+            let (members, _) = group.turn();
+            if !members.iter().any(|member| has_it(&member.session)) {
+                offer(&publication, group, Among::Everybody, &mut routing);
+            }
         }
     }
 
@@ -239,7 +276,7 @@ impl State {
             steps.queued(id, &queued.message, &how);
         }
         for received in self.received.iter() {
-            steps.received(id, received);
+            steps.received(id, received, None);
         }
         if let Some((left, will_at)) = self.left {
             steps.left(id, left, self.expiry, will_at);

@@ -13,7 +13,7 @@
 mod codec;
 mod recover;
 
-pub(crate) use recover::{Recovered, RecoveredFlight, RecoveredSession};
+pub(crate) use recover::{Recovered, RecoveredFlight, RecoveredSession, Unrouted};
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -47,6 +47,7 @@ mod kind {
     pub(super) const RETAINED: u8 = 15;
     pub(super) const UNRETAINED: u8 = 16;
     pub(super) const WILL_OVER: u8 = 17;
+    pub(super) const ROUTED: u8 = 18;
 }
 
 /// Compact when the log has grown to this multiple of what the last round left, ...
@@ -96,7 +97,7 @@ pub(crate) struct Journal {
 }
 
 /// A session's part of the journal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId(u64);
 
 impl SessionId {
@@ -363,11 +364,28 @@ impl Steps<'_, '_> {
         });
     }
 
-    /// A `QoS` 2 message with this identifier came in.
-    pub(crate) fn received(&mut self, session: SessionId, id: u16) {
+    /// A `QoS` 2 message with this identifier came in. `message`: it is about to be routed; if the
+    /// broker ends before [`Self::routed`], a restart routes it to those who do not have it.
+    pub(crate) fn received(
+        &mut self,
+        session: SessionId,
+        id: u16,
+        message: Option<&Stored<Message>>,
+    ) {
+        let message = message.map(|message| self.message(message));
         self.batch.record(kind::RECEIVED, |out| {
             out.u64(session.0);
             out.u16(id);
+            out.u64(option(message));
+        });
+    }
+
+    /// A received message was given to everybody who is to have it.
+    pub(crate) fn routed(&mut self, session: SessionId, message: &Stored<Message>) {
+        let message = self.message(message);
+        self.batch.record(kind::ROUTED, |out| {
+            out.u64(session.0);
+            out.u64(message);
         });
     }
 

@@ -1,6 +1,6 @@
 //! Reads the journal back: the state that its records amount to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -18,6 +18,17 @@ use super::{Entry, SessionId, kind};
 pub(crate) struct Recovered {
     pub(crate) sessions: Vec<RecoveredSession>,
     pub(crate) retained: Vec<Stored<Message>>,
+    pub(crate) unrouted: Vec<Unrouted>,
+}
+
+/// A `QoS` 2 message whose routing the end of the broker cut short: its publisher will not have it
+/// routed again.
+pub(crate) struct Unrouted {
+    pub(crate) message: Stored<Message>,
+    /// Who took it before.
+    pub(crate) taken: HashSet<SessionId>,
+    /// Whether the retained store did.
+    pub(crate) retained: bool,
 }
 
 /// A persistent session as it was.
@@ -57,10 +68,19 @@ pub(super) struct Recovery {
     messages: HashMap<u64, Stored<Message>>,
     sessions: BTreeMap<u64, RecoveredSession>,
     retained: BTreeMap<Box<str>, Stored<Message>>,
+    /// Messages that are being routed.
+    open: HashMap<u64, Open>,
     last: u64,
     last_session: u64,
     /// Records whose message or author is not there.
     dangling: u64,
+}
+
+/// Who has a message that is being routed.
+#[derive(Default)]
+struct Open {
+    taken: HashSet<SessionId>,
+    retained: bool,
 }
 
 impl Recovery {
@@ -97,7 +117,11 @@ impl Recovery {
                 self.messages.insert(id, Stored::read_back(message));
             }
             kind::RETAINED => {
-                let message = self.messages.get(&take.u64()?).cloned();
+                let number = take.u64()?;
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.retained = true;
+                }
+                let message = self.messages.get(&number).cloned();
                 if let Some(message) = self.found(message) {
                     self.retained.insert(message.topic().into(), message);
                 }
@@ -209,7 +233,11 @@ impl Recovery {
             }
             kind::QUEUED => {
                 let entry = take.u64()?;
-                let message = self.messages.get(&take.u64()?).cloned();
+                let number = take.u64()?;
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.taken.insert(SessionId(id));
+                }
+                let message = self.messages.get(&number).cloned();
                 let (qos, retain) = (codec::qos(take)?, take.u8()? != 0);
                 let ids = codec::ids(take)?;
                 self.dangling += u64::from(message.is_none());
@@ -242,6 +270,12 @@ impl Recovery {
             }
             kind::RECEIVED => {
                 session.received.insert(take.u16()?);
+                if let Some(message) = take.option()? {
+                    self.open.insert(message, Open::default());
+                }
+            }
+            kind::ROUTED => {
+                self.open.remove(&take.u64()?);
             }
             kind::FREED => {
                 session.received.remove(&take.u16()?);
@@ -265,7 +299,17 @@ impl Recovery {
         for (id, message) in &self.messages {
             message.mark().recovered(*id, round);
         }
+        let mut open: Vec<_> = self.open.into_iter().collect();
+        open.sort_by_key(|(number, _)| *number);
+        let unrouted = open.into_iter().filter_map(|(number, open)| {
+            Some(Unrouted {
+                message: self.messages.get(&number)?.clone(),
+                taken: open.taken,
+                retained: open.retained,
+            })
+        });
         let recovered = Recovered {
+            unrouted: unrouted.collect(),
             sessions: self.sessions.into_values().collect(),
             retained: self.retained.into_values().collect(),
         };

@@ -29,7 +29,11 @@ impl Durable {
             ..Options::new(dir.path())
         };
         let (journal, recovered) = Journal::open(&options).unwrap();
-        let Recovered { sessions, retained } = recovered;
+        let Recovered {
+            sessions,
+            retained,
+            unrouted,
+        } = recovered;
         let journal = Arc::new(journal);
         let mut world = World::build(
             Settings::default(),
@@ -41,7 +45,7 @@ impl Durable {
             },
         );
         world.now = now;
-        world.engine.restore(sessions, now);
+        world.engine.restore(sessions, unrouted, now);
         Self { world, dir }
     }
 
