@@ -110,7 +110,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
             child.wait().unwrap();
         }
         broker.restart();
-        let floors = world.retained.lock().unwrap().clone();
+        let floors = *world.retained.lock().unwrap();
         world.up(&broker);
         world.check_retained(&broker, &floors);
     }
@@ -119,7 +119,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
     for publisher in publishers {
         publisher.join().unwrap();
     }
-    world.say_end(broker.address("local"));
+    World::say_end(broker.address("local"));
     for subscriber in subscribers {
         subscriber.join().unwrap();
     }
@@ -132,7 +132,7 @@ fn what_was_acknowledged_survives_a_kill_at_any_moment() {
         let lost: Vec<_> = acknowledged.difference(got).take(10).collect();
         assert!(lost.is_empty(), "{name} never got {lost:?}");
     }
-    let floors = world.retained.lock().unwrap().clone();
+    let floors = *world.retained.lock().unwrap();
     world.check_retained(&broker, &floors);
 }
 
@@ -267,7 +267,7 @@ impl World {
     }
 
     /// A last message, which comes to every subscriber after all others.
-    fn say_end(&self, address: SocketAddr) {
+    fn say_end(address: SocketAddr) {
         let mut link = Link::connect(address, "last", true).unwrap().0;
         let id = PacketId::MIN;
         link.publish(TOPIC, END, Delivery::AtLeastOnce { id, dup: false }, false)
@@ -494,7 +494,7 @@ impl Publisher {
     fn compose(&mut self) -> Flight {
         self.next += 1;
         let used: HashSet<_> = self.flights.iter().map(|flight| flight.id).collect();
-        let id = (1..)
+        let id = (1..=u16::MAX)
             .map(|id| PacketId::new(id).unwrap())
             .find(|id| !used.contains(id));
         let (qos, kept) = match self.next % 5 {
@@ -588,7 +588,7 @@ impl Subscriber {
             world.again(
                 |start| start % every == 1 % every,
                 |address| subscriber.session(address),
-            )
+            );
         })
     }
 

@@ -1,10 +1,5 @@
 //! The properties of the fuzz targets for WebSocket and PROXY framing, over their saved corpora.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a corpus that cannot be read is a failed test"
-)]
-
 use std::fs;
 use std::path::Path;
 

@@ -37,6 +37,22 @@ pub(super) fn a_group_shares_messages_evenly_among_those_who_are_there() {
         .map(|member| member.payloads(&world).len())
         .sum();
     assert_eq!(rest, 4);
+    // [MQTT-4.8.2-3]: at the granted QoS.
+    author.publish(&world, "t/1", "x", qos2(14));
+    let got: Vec<_> = members[1..]
+        .iter_mut()
+        .flat_map(|member| member.got(&world))
+        .collect();
+    assert!(
+        matches!(
+            &got[..],
+            [Got::Message {
+                qos: QoS::AtLeastOnce,
+                ..
+            }]
+        ),
+        "{got:?}"
+    );
 }
 
 #[test]

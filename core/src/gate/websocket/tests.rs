@@ -171,11 +171,11 @@ fn a_packet_spans_frames_and_frames_hold_packets() {
         masked(0x00, b""),
         masked(0x80, b"\x0cab"),
         masked(0x82, &[7; 200]),
-        masked(0x82, &[8; 70_000]),
+        masked(0x82, &vec![8; 70_000]),
         masked(0x8a, b"unasked"),
     ]
     .concat();
-    let expected = [&b"\x10\x0cab"[..], &[7; 200], &[8; 70_000]].concat();
+    let expected = [&b"\x10\x0cab"[..], &[7; 200], &vec![8; 70_000]].concat();
     assert_eq!(decode(&bytes), (expected, None));
 }
 
@@ -332,7 +332,12 @@ async fn tungstenite_exchanges_messages_of_every_size_and_closes() {
                     assert_eq!(frame.unwrap().code, CloseCode::Normal);
                     return back;
                 }
-                other => panic!("{other:?}"),
+                other @ (Message::Text(_)
+                | Message::Ping(_)
+                | Message::Pong(_)
+                | Message::Frame(_)) => {
+                    panic!("{other:?}")
+                }
             }
         }
     });
@@ -405,7 +410,11 @@ fn the_request_of_the_rfc_is_granted() {
     assert!(granted.bearer.is_none());
 }
 
+/// Sub-protocol and token of a granted request.
+type Answer = Result<(String, Option<String>), Rejection>;
+
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn requests_are_granted_or_refused_as_the_listener_says() {
     use Rejection::{
         Bearer, Body, Key, Malformed, NotHttp, NotOnce, NotUpgrade, Origin, Path, Protocol, Version,
@@ -415,26 +424,50 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
     let long = format!("Sec-WebSocket-Protocol: {}mqtt", "x, ".repeat(500));
     let long = [long.as_str()];
     #[rustfmt::skip]
-    let table: Vec<(&[&str], Result<(String, Option<String>), Rejection>)> = vec![
+    let table: Vec<(&[&str], Answer)> = vec![
         (&["GET /mqtt?client=7 HTTP/1.1"], granted("mqtt", None)),
         (&["Upgrade: h2c, WebSocket"], granted("mqtt", None)),
         (&["Connection: keep-alive, Upgrade"], granted("mqtt", None)),
-        (&["Sec-WebSocket-Protocol: mqttv3.1"], granted("mqttv3.1", None)),
-        (&["Sec-WebSocket-Protocol: mqttv3.1, mqtt"], granted("mqtt", None)),
-        (&["Sec-WebSocket-Protocol: chat", "sec-websocket-protocol: mqtt"], granted("mqtt", None)),
+        (
+            &["Sec-WebSocket-Protocol: mqttv3.1"],
+            granted("mqttv3.1", None),
+        ),
+        (
+            &["Sec-WebSocket-Protocol: mqttv3.1, mqtt"],
+            granted("mqtt", None),
+        ),
+        (
+            &[
+                "Sec-WebSocket-Protocol: chat",
+                "sec-websocket-protocol: mqtt",
+            ],
+            granted("mqtt", None),
+        ),
         (&long, granted("mqtt", None)),
-        (&["Sec-WebSocket-Extensions: permessage-deflate"], granted("mqtt", None)),
+        (
+            &["Sec-WebSocket-Extensions: permessage-deflate"],
+            granted("mqtt", None),
+        ),
         (&["Origin: https://app.example"], granted("mqtt", None)),
         (&["Origin: HTTPS://APP.example"], granted("mqtt", None)),
         (&["Content-Length: 0"], granted("mqtt", None)),
-        (&["Authorization: Bearer a.b-c_d~e+f/9=="], granted("mqtt", Some("a.b-c_d~e+f/9=="))),
-        (&["Authorization: bearer  abc"], granted("mqtt", Some("abc"))),
+        (
+            &["Authorization: Bearer a.b-c_d~e+f/9=="],
+            granted("mqtt", Some("a.b-c_d~e+f/9==")),
+        ),
+        (
+            &["Authorization: bearer  abc"],
+            granted("mqtt", Some("abc")),
+        ),
         (&["Authorization: Basic YTpi"], granted("mqtt", None)),
         (&["Authorization: Bearers abc"], granted("mqtt", None)),
         (&["Authorization: Bearer"], Err(Bearer)),
         (&["Authorization: Bearer a b"], Err(Bearer)),
         (&["Authorization: Bearer a,b"], Err(Bearer)),
-        (&["Authorization: Bearer a", "authorization: Bearer b"], Err(NotOnce("Authorization"))),
+        (
+            &["Authorization: Bearer a", "authorization: Bearer b"],
+            Err(NotOnce("Authorization")),
+        ),
         (&["Sec-WebSocket-Protocol:"], Err(Protocol)),
         (&["Sec-WebSocket-Protocol: MQTT"], Err(Protocol)),
         (&["Sec-WebSocket-Protocol: mqtt5, chat"], Err(Protocol)),
@@ -443,7 +476,13 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         (&["Origin: http://app.example"], Err(Origin)),
         (&["Origin: https://app.example:8443"], Err(Origin)),
         (&["Origin: null"], Err(Origin)),
-        (&["Origin: https://app.example", "origin: https://evil.example"], Err(NotOnce("Origin"))),
+        (
+            &[
+                "Origin: https://app.example",
+                "origin: https://evil.example",
+            ],
+            Err(NotOnce("Origin")),
+        ),
         (&["GET / HTTP/1.1"], Err(Path)),
         (&["GET /mqtt/ HTTP/1.1"], Err(Path)),
         (&["GET //mqtt HTTP/1.1"], Err(Path)),
@@ -464,7 +503,10 @@ fn requests_are_granted_or_refused_as_the_listener_says() {
         (&["Sec-WebSocket-Version:"], Err(Version)),
         (&["Sec-WebSocket-Key:"], Err(Key)),
         (&["Sec-WebSocket-Key: c2hvcnQ="], Err(Key)),
-        (&["sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="], Err(NotOnce("Sec-WebSocket-Key"))),
+        (
+            &["sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="],
+            Err(NotOnce("Sec-WebSocket-Key")),
+        ),
     ];
     for (changed, expected) in table {
         let text = request(changed);
