@@ -381,7 +381,9 @@ impl<'a> Source<'a> {
         ];
         let reason = self.one_of(ReasonCode::Success, &refusals);
         let connack = ConnAck {
-            session_present: reason == ReasonCode::Success && self.flag(),
+            session_present: reason == ReasonCode::Success
+                && self.flag()
+                && version != Version::V3_1,
             ..ConnAck::refusal(reason)
         };
         if !version.is_v5() {

@@ -205,7 +205,8 @@ fn connack<'a>(
     let mut body = Reader::new(frame.body);
     let session_present = match body.u8()? {
         0 => false,
-        1 => true,
+        // In 3.1 that byte is reserved, and whatever stands in it says nothing.
+        1 => version != Version::V3_1,
         _ => return Err(DecodeError::ReservedConnAckFlags),
     };
     let reason = match body.u8()? {
