@@ -320,6 +320,9 @@ impl Engine {
         published: &mut Published,
         routing: &mut Routing<'_>,
     ) {
+        // What a subscription of the same batch left behind is not this message's.
+        routing.safe.clear();
+        routing.refused = false;
         for Target { session, slots } in &matched.targets {
             if session.deliver(publication, slots, routing) == Delivered::Taken {
                 published.receivers += 1;
