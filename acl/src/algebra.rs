@@ -24,11 +24,11 @@ use crate::trie::{Asked, NONE, ROOT, Trie, Values, value};
 /// Nodes that one question may look at.
 const WORK: usize = 1 << 17;
 
-/// How much of what `filter` matches is matched by some of `allows` and none of `denies`. All are
-/// MQTT filters without `$share` prefix. The rule of the answer is the place in `denies` of the one
-/// that cut.
+/// How much of what `filter` matches is matched by some of `allows` and none of `denies`. The rule
+/// of the answer is the place in `denies` of the one that cut.
 ///
-/// `None` if one of them is not a valid filter.
+/// `None` if one of them is not a valid MQTT filter, or `filter` has a `$share` prefix, which is not
+/// a question of topics.
 #[must_use]
 pub fn cover(filter: &str, allows: &[&str], denies: &[&str]) -> Option<Cover> {
     let mut slots = Slots::default();
@@ -44,6 +44,9 @@ pub fn cover(filter: &str, allows: &[&str], denies: &[&str]) -> Option<Cover> {
         return None;
     }
     let filter = TopicFilter::new(filter, TopicLimits::default()).ok()?;
+    if filter.share().is_some() {
+        return None;
+    }
     let tries = [&trie];
     let view = View {
         tries: &tries,
