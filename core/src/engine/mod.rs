@@ -8,14 +8,17 @@
 //! one of its subscriptions is suspended.
 
 mod attach;
+mod deliver;
 mod flight;
 mod link;
 mod operate;
 mod queue;
+mod record;
 mod restore;
 mod session;
 mod share;
 mod subscribe;
+mod table;
 mod tree;
 mod will;
 
@@ -47,8 +50,9 @@ use crate::ticket::{Hold, Ticket};
 use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{MessageProperties, QoS, ReasonCode};
 
+use deliver::Delivered;
 use queue::Bound;
-use session::{Delivered, Wakes};
+use session::Wakes;
 use tree::{Target, Tree};
 use will::Timers;
 

@@ -12,8 +12,9 @@ use crate::guard::{Authorized, Stored};
 use crate::message::{Message, Publication};
 use crate::wire::QoS;
 
+use super::deliver::Delivered;
 use super::flight::Awaits;
-use super::session::{Delivered, State};
+use super::session::State;
 use super::tree::{Entry, ShareGroup};
 use super::{Routing, Session};
 

@@ -24,8 +24,14 @@ impl Durable {
     }
 
     fn open(dir: TempDir, now: Now) -> Self {
+        Self::open_bounded(dir, now, 8 << 30)
+    }
+
+    /// `max_bytes`: twice as much as new messages may take.
+    fn open_bounded(dir: TempDir, now: Now, max_bytes: u64) -> Self {
         let options = Options {
             segment_bytes: 1 << 16,
+            max_bytes,
             ..Options::new(dir.path())
         };
         let (journal, recovered) = Journal::open(&options).unwrap();
@@ -51,9 +57,18 @@ impl Durable {
 
     /// `kill -9`, and a new start `span` later.
     fn crash(self, span: Duration) -> Self {
+        let now = self.world.now.after(span);
+        Self::open(self.copy(), now)
+    }
+
+    fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_files(self.dir.path(), copy.path());
-        Self::open(copy, self.world.now.after(span))
+        copy
+    }
+
+    fn size(&self) -> u64 {
+        self.world.engine.journal.as_ref().unwrap().size()
     }
 }
 
@@ -288,4 +303,41 @@ fn compaction_keeps_what_lives_and_lets_go_of_the_rest() {
     let mut reader = after.world.connect("b", &how);
     assert_eq!(settled(&mut reader, &after.world, 11).len(), 11);
     assert_eq!(after.world.engine.metrics.retained_messages.value(), 1);
+}
+
+#[test]
+fn a_refusal_that_a_subscription_left_is_not_the_answer_to_the_next_publish() {
+    let before = Durable::new();
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    for id in 1..=60 {
+        let topic = format!("r/{id}");
+        author.send(&before.world, &[publish(&topic, "x", qos1(id), true)]);
+    }
+    settled(&mut author, &before.world, 60);
+    let before = before.crash(Duration::ZERO);
+    // Room for the subscription and some of what it brings, not for all.
+    let (now, room) = (before.world.now, before.size() + 1000);
+    let after = Durable::open_bounded(before.copy(), now, 2 * room);
+    let mut reader = after.world.connect("b", &As::persistent("user:b"));
+    let options = SubscribeOptions {
+        qos: QoS::AtLeastOnce,
+        ..SubscribeOptions::default()
+    };
+    reader.send(
+        &after.world,
+        &[
+            Packet::Subscribe(Subscribe {
+                id: NonZeroU16::MIN,
+                subscription_id: None,
+                filters: vec![("r/#", options)],
+                user: UserProperties::default(),
+            }),
+            publish("elsewhere", "x", qos1(2), false),
+        ],
+    );
+    let got = settled(&mut reader, &after.world, 3);
+    assert!(got.contains(&Got::SubAck(1, vec![1])), "{got:?}");
+    assert!(after.world.engine.metrics.store_refused.value() > 0);
+    let answer = Got::PubAck(2, ReasonCode::NoMatchingSubscribers);
+    assert!(got.contains(&answer), "{got:?}");
 }

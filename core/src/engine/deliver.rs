@@ -1,0 +1,392 @@
+//! How a message reaches a session: sent at once, queued, or dropped as the rules say; and how what
+//! waits goes out when there is room.
+//!
+//! A session's own lock is held for one message at a time. Delivery encodes straight into the
+//! connection's output, so that a message that can go out at once is copied once and never
+//! allocated.
+
+use std::sync::Arc;
+
+use crate::guard::{self, Authorized, Delivery, Stored};
+use crate::journal::Entry;
+use crate::message::{Message, Publication};
+use crate::wire::QoS;
+
+use super::flight::{InFlight, Kept, next_id};
+use super::link::OUTPUT_HIGH_WATER;
+use super::queue::Queued;
+use super::session::{Covered, Session, State};
+use super::tree::{ShareGroup, Slot};
+use super::{Ids, Routing};
+
+/// What became of a message at one receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivered {
+    /// It is on its way or queued.
+    Taken,
+    /// The receiver does not get it: suspended, not allowed, its own, full.
+    Not,
+}
+
+/// A walk over the retained messages of a subscription.
+pub(super) struct Scan {
+    slot: Slot,
+    after: Option<Box<str>>,
+}
+
+impl Session {
+    /// Delivers a message through those of `slots` that still stand.
+    pub(super) fn deliver(
+        &self,
+        publication: &Authorized<Publication<'_>>,
+        slots: &[Slot],
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let mut state = self.lock();
+        state.refresh(routing);
+        let mut granted: Option<QoS> = None;
+        let mut covered = false;
+        let mut retain = false;
+        let mut ids = Ids::new();
+        let mut share = None;
+        let own = routing.is_origin(self);
+        for slot in slots {
+            let Some(subscription) = state.subscription(*slot) else {
+                continue;
+            };
+            if subscription.cover == Covered::Suspended || (subscription.options.no_local && own) {
+                continue;
+            }
+            granted = granted.max(Some(subscription.options.qos));
+            covered |= subscription.cover == Covered::Full;
+            retain |= subscription.options.retain_as_published && publication.asked.retain;
+            ids.extend(subscription.id);
+            share = subscription.share.clone().or(share);
+        }
+        let Some(granted) = granted else {
+            return Delivered::Not;
+        };
+        let delivery = Delivery {
+            publication,
+            qos: publication.qos.min(granted),
+            retain,
+            subscription_ids: ids,
+        };
+        let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
+        let Ok(delivery) = authorized else {
+            routing.metrics().deliveries_denied.inc();
+            return Delivered::Not;
+        };
+        state.push(&delivery, share, &|| publication.store(), routing)
+    }
+}
+
+impl State {
+    /// Sends a message, or queues it, or drops it as the rules say. `store` makes the copy that is
+    /// kept.
+    fn push(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        if self.link.is_none() {
+            return self.push_offline(delivery, share, store, routing);
+        }
+        if delivery.qos == QoS::AtMostOnce {
+            self.push_once(delivery, share, store, routing)
+        } else {
+            self.push_acknowledged(delivery, share, store, routing)
+        }
+    }
+
+    fn push_offline(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        // QoS 0 is for those who are there.
+        if self.expiry == 0 || self.ended || delivery.qos == QoS::AtMostOnce {
+            return Delivered::Not;
+        }
+        let entry = self.next_entry(delivery.qos);
+        let queued = Queued::of(entry, delivery, share, store());
+        if !self.record_taken(&queued, None, routing) {
+            return Delivered::Not;
+        }
+        self.queue.push(queued, None, routing.metrics());
+        self.trim(routing);
+        Delivered::Taken
+    }
+
+    /// The oldest messages of an offline session make room.
+    pub(super) fn trim(&mut self, routing: &mut Routing<'_>) {
+        let dropped = self.queue.trim(routing.bound(), routing.metrics());
+        routing.queue_dropped(self.subject.snapshot(), dropped.len() as u64);
+        for queued in dropped {
+            self.done(queued.entry, routing);
+        }
+    }
+
+    fn push_once(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let open = self.is_open();
+        let Some(link) = &mut self.link else {
+            return Delivered::Not;
+        };
+        if open {
+            link.send(delivery, None, false, routing);
+            link.wake(routing);
+            return Delivered::Taken;
+        }
+        let message = store();
+        if !self.queue.has_room(message.weight(), routing.bound()) {
+            routing.metrics().dropped_qos0.inc();
+            return Delivered::Not;
+        }
+        let queued = Queued::of(0, delivery, share, message);
+        self.queue.push(queued, None, routing.metrics());
+        Delivered::Taken
+    }
+
+    /// Whether a message can go out before others that wait.
+    fn is_open(&self) -> bool {
+        self.queue.is_empty()
+            && self.resuming == 0
+            && self
+                .link
+                .as_ref()
+                .is_some_and(|link| link.output.len() < OUTPUT_HIGH_WATER)
+    }
+
+    fn push_acknowledged(
+        &mut self,
+        delivery: &Authorized<Delivery<'_>>,
+        share: Option<Arc<ShareGroup>>,
+        store: &dyn Fn() -> Stored<Message>,
+        routing: &mut Routing<'_>,
+    ) -> Delivered {
+        let entry = self.next_entry(delivery.qos);
+        let window = self
+            .link
+            .as_ref()
+            .map_or(0, |link| usize::from(link.window));
+        if self.is_open()
+            && self.inflight.len() < window
+            && let Some(id) = next_id(&mut self.last_id, &self.inflight)
+        {
+            if entry != 0 {
+                let queued = Queued::of(entry, delivery, share.clone(), store());
+                if !self.record_taken(&queued, Some(id), routing) {
+                    return Delivered::Not;
+                }
+            }
+            let keep = self.expiry > 0 || share.is_some();
+            let Some(link) = &mut self.link else {
+                return Delivered::Not;
+            };
+            if link.send(delivery, Some((id, false)), false, routing) {
+                link.wake(routing);
+                let kept = keep.then(|| Kept::of(delivery, share, store()));
+                self.inflight
+                    .push_back(InFlight::new(entry, id, delivery.qos, kept));
+            } else {
+                self.done(entry, routing);
+            }
+            return Delivered::Taken;
+        }
+        let queued = Queued::of(entry, delivery, share, store());
+        if !self.record_taken(&queued, None, routing) {
+            return Delivered::Not;
+        }
+        let (weight, bound) = (queued.message.weight(), routing.bound());
+        if !self.queue.has_room(weight, bound) {
+            self.queue.drop_qos0(routing.metrics());
+        }
+        let hold = (!self.queue.has_room(weight, bound)).then(|| routing.hold());
+        if hold.is_some()
+            && let Some(link) = &mut self.link
+        {
+            if !self.queue.holds_publishers() {
+                link.progress = routing.now.mono;
+            }
+            // So that the connection looks at its clock: without progress it will be ended.
+            link.wake(routing);
+        }
+        self.queue.push(queued, hold, routing.metrics());
+        Delivered::Taken
+    }
+
+    /// Moves queued and retained messages into the output while there is room.
+    pub(super) fn fill(&mut self, routing: &mut Routing<'_>) {
+        let bound = routing.bound();
+        loop {
+            let Some(link) = &mut self.link else { return };
+            if link.output.len() >= OUTPUT_HIGH_WATER {
+                return;
+            }
+            if self.resuming > 0 {
+                self.resend(routing);
+                if self.resuming > 0 {
+                    return;
+                }
+                continue;
+            }
+            let blocked = self.inflight.len() >= usize::from(link.window);
+            if self.queue.is_empty() {
+                if blocked || self.scans.is_empty() {
+                    return;
+                }
+                self.scan(routing);
+                continue;
+            }
+            if blocked && !self.queue.front_is_qos0() {
+                return;
+            }
+            let Some(queued) = self.queue.pop(bound, routing.metrics()) else {
+                return;
+            };
+            self.send_stored(queued, routing);
+        }
+    }
+
+    /// Sends one message that was stored: its author and the receiver are asked about again.
+    fn send_stored(&mut self, queued: Queued, routing: &mut Routing<'_>) {
+        let Queued {
+            entry,
+            message,
+            qos,
+            retain,
+            ids,
+            share,
+        } = queued;
+        let Some(link) = &mut self.link else { return };
+        let delivery = match routing.reopen(&message) {
+            Some(publication) => guard::deliver(
+                &self.rights,
+                Delivery {
+                    publication: &publication,
+                    qos,
+                    retain,
+                    subscription_ids: ids.clone(),
+                },
+                false,
+                routing.modules(),
+            )
+            .map(|delivery| {
+                let id = if qos == QoS::AtMostOnce {
+                    None
+                } else {
+                    match next_id(&mut self.last_id, &self.inflight) {
+                        Some(id) => Some(id),
+                        None => return None,
+                    }
+                };
+                link.send(&delivery, id.map(|id| (id, false)), false, routing)
+                    .then_some(id)
+            }),
+            None => return self.done(entry, routing),
+        };
+        match delivery {
+            Ok(Some(Some(id))) => {
+                if entry != 0 && qos == QoS::ExactlyOnce {
+                    self.record(routing, |steps, session| steps.sent(session, entry, id));
+                } else if entry != 0 {
+                    let session = self.id;
+                    // If that is lost it goes out under another identifier after a restart.
+                    let _ =
+                        routing.write(session, true, &mut |steps| steps.sent(session, entry, id));
+                }
+                let kept = (self.expiry > 0 || share.is_some()).then_some(Kept {
+                    message,
+                    retain,
+                    ids,
+                    share,
+                });
+                self.inflight.push_back(InFlight::new(entry, id, qos, kept));
+            }
+            Ok(_) => self.done(entry, routing),
+            Err(_) => {
+                routing.metrics().deliveries_denied.inc();
+                self.done(entry, routing);
+            }
+        }
+    }
+
+    /// One step of the oldest unfinished walk over retained messages.
+    fn scan(&mut self, routing: &mut Routing<'_>) {
+        let Some(scan) = self.scans.front_mut() else {
+            return;
+        };
+        let found = self
+            .subscriptions
+            .get(scan.slot.place as usize)
+            .filter(|subscription| {
+                subscription.serial == scan.slot.serial && subscription.cover != Covered::Suspended
+            });
+        let Some(subscription) = found else {
+            self.scans.pop_front();
+            return;
+        };
+        let text = routing.tree().text(subscription.filter);
+        let (options, id) = (subscription.options, subscription.id);
+        let page = routing.retained(&text, scan.after.as_deref());
+        match page.next {
+            Some(next) => scan.after = Some(next),
+            None => {
+                self.scans.pop_front();
+            }
+        }
+        for message in page.messages {
+            let own = &self.subject.snapshot().client_id;
+            if options.no_local && message.author().snapshot().client_id == *own {
+                continue;
+            }
+            let qos = message.qos().min(options.qos);
+            let queued = Queued {
+                entry: self.next_entry(qos),
+                qos,
+                message,
+                retain: true,
+                ids: id.into_iter().collect(),
+                share: None,
+            };
+            if self.record_taken(&queued, None, routing) {
+                self.queue.push(queued, None, routing.metrics());
+            }
+        }
+    }
+
+    /// Starts a walk over the retained messages of a subscription. It goes as far as there is room
+    /// at once, so that what is retained after this moment is not sent twice.
+    pub(super) fn send_retained(&mut self, slot: Slot, routing: &mut Routing<'_>) {
+        self.scans.push_back(Scan { slot, after: None });
+        self.fill(routing);
+    }
+}
+
+impl Queued {
+    fn of(
+        entry: Entry,
+        delivery: &Delivery<'_>,
+        share: Option<Arc<ShareGroup>>,
+        message: Stored<Message>,
+    ) -> Self {
+        Self {
+            entry,
+            message,
+            share,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            ids: delivery.subscription_ids.clone(),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The subscriptions of one session, by their place and by their filter.
+
+use super::session::{State, Subscription};
+use super::tree::{FilterRef, Slot};
+
+impl State {
+    /// The subscription of a slot, if it is still the same.
+    pub(super) fn subscription(&self, slot: Slot) -> Option<&Subscription> {
+        self.subscriptions
+            .get(slot.place as usize)
+            .filter(|subscription| subscription.serial == slot.serial)
+    }
+
+    /// The place of the subscription to this filter, if there is one.
+    pub(super) fn slot_of(&self, filter: FilterRef, share: Option<&str>) -> Option<Slot> {
+        self.index
+            .find(index_hash(filter), |place| {
+                self.subscriptions
+                    .get(*place as usize)
+                    .is_some_and(|known| {
+                        known.filter == filter
+                            && known.share.as_ref().map(|group| &*group.name) == share
+                    })
+            })
+            .and_then(|place| {
+                let serial = self.subscriptions.get(*place as usize)?.serial;
+                Some(Slot {
+                    place: *place,
+                    serial,
+                })
+            })
+    }
+
+    /// The slot that the next new subscription gets.
+    pub(super) fn next_slot(&mut self) -> Slot {
+        self.serial = self.serial.wrapping_add(1);
+        Slot {
+            place: u32::try_from(self.subscriptions.vacant_key()).unwrap_or(u32::MAX),
+            serial: self.serial,
+        }
+    }
+
+    pub(super) fn insert(&mut self, subscription: Subscription) {
+        let hash = index_hash(subscription.filter);
+        let place = u32::try_from(self.subscriptions.insert(subscription)).unwrap_or(u32::MAX);
+        let subscriptions = &self.subscriptions;
+        self.index.insert_unique(hash, place, |place| {
+            subscriptions
+                .get(*place as usize)
+                .map_or(0, |known| index_hash(known.filter))
+        });
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot) -> Option<Subscription> {
+        let subscription = self.subscriptions.try_remove(slot.place as usize)?;
+        let hash = index_hash(subscription.filter);
+        if let Ok(found) = self.index.find_entry(hash, |place| *place == slot.place) {
+            found.remove();
+        }
+        Some(subscription)
+    }
+
+    /// Every subscription, taken out: the session ends or starts anew.
+    pub(super) fn drain_subscriptions(&mut self) -> Vec<(Slot, Subscription)> {
+        self.index.clear();
+        let slots = std::mem::take(&mut self.subscriptions);
+        slots
+            .into_iter()
+            .map(|(place, subscription)| {
+                let slot = Slot {
+                    place: u32::try_from(place).unwrap_or(u32::MAX),
+                    serial: subscription.serial,
+                };
+                (slot, subscription)
+            })
+            .collect()
+    }
+}
+
+fn index_hash(filter: FilterRef) -> u64 {
+    // Numbers that the tree chose, not the client.
+    use std::hash::BuildHasher;
+    foldhash::fast::FixedState::default().hash_one(filter)
+}
