@@ -1,0 +1,263 @@
+//! From the first packet to a proven identity.
+
+use std::sync::atomic::Ordering;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::sleep;
+
+use crate::clock::Now;
+use crate::hook::{Accepted, Arrival, Attempt, Outcome, Refusal, RefusalKind, Verdict};
+use crate::secret::Secret;
+use crate::settings::Settings;
+use crate::wire::{
+    self, Connect, DecodeError, Packet, ReasonCode, Version, decode, decode_connect, split_frame,
+};
+
+use super::{Denied, Failed, Handshake, MAX_STEPS, Ready};
+
+/// Longest client identifier accepted, bytes; they are kept for every session.
+const CLIENT_ID_MAX: usize = 1024;
+
+impl Handshake<'_> {
+    pub(super) async fn connect(&mut self) -> Result<Ready, Failed> {
+        let gate = self.gate;
+        let engine = &gate.engine;
+        let settings = engine.settings.load_full();
+        let bytes = self.packet(settings.mqtt.connect_packet_size).await?;
+        let mut limits = settings.wire_limits();
+        limits.max_packet_size = settings.mqtt.connect_packet_size;
+        let Ok(Some(frame)) = split_frame(&bytes, limits.max_packet_size) else {
+            return Err(Failed::silent("protocol", "not a packet"));
+        };
+        let version = frame.connect_version().unwrap_or(Version::V3_1_1);
+        let connect = decode_connect(frame, &limits).map_err(|error| {
+            engine.metrics.malformed.inc();
+            let mut failed = Failed::silent("protocol", error.to_string());
+            failed.version = version;
+            // Who does not speak MQTT at all is told nothing.
+            let told = version.is_v5() || error == DecodeError::UnsupportedVersion;
+            failed.code = (told && error != DecodeError::NotConnect).then(|| error.reason());
+            failed
+        })?;
+        // [MQTT-3.1.2-24]: not even a refusal fits, which takes five bytes.
+        let takes = connect.max_packet_size.is_none_or(|max| max.get() >= 5);
+        let failed = |code: ReasonCode, check, reason: String| Failed {
+            code: takes.then_some(code),
+            check,
+            reason,
+            client_id: Some(connect.client_id.to_owned()),
+            claimed: connect.username.map(str::to_owned),
+            version: connect.version,
+        };
+        self.preconditions(&connect, &settings)
+            .await
+            .map_err(|(code, check, reason)| failed(code, check, reason))?;
+        let generation = engine.modules.standing_generation();
+        let accepted = match self.authenticate(&connect).await? {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                let code = self.refuse(&refusal);
+                let mut failed = failed(code, "credential", refusal.reason);
+                if let Some(claimed) = refusal.claimed {
+                    failed.claimed = Some(claimed.as_str().to_owned());
+                }
+                return Err(failed);
+            }
+        };
+        let principal = accepted.identity.principal.clone();
+        let refused = |(code, check, reason)| {
+            engine.metrics.refused_admission.inc();
+            Failed {
+                claimed: Some(principal.as_str().to_owned()),
+                ..failed(code, check, reason)
+            }
+        };
+        let proven = self
+            .behaved(&connect, accepted, &settings)
+            .await
+            .map_err(refused)?;
+        let ready = self.admit(&connect, proven, &settings).map_err(refused)?;
+        if engine.modules.standing_generation() != generation {
+            // A revocation that came while this client was being judged found no session of it.
+            engine.sweep_one(&ready.connection, Now::read());
+        }
+        Ok(ready)
+    }
+
+    fn arrival(&self) -> Arrival<'_> {
+        Arrival {
+            address: self.peer.map(|peer| peer.ip().to_canonical()),
+            listener: &self.shared.name,
+        }
+    }
+
+    /// What must hold before anybody's credential is looked at.
+    async fn preconditions(
+        &self,
+        connect: &Connect<'_>,
+        settings: &Settings,
+    ) -> Result<(), Denied> {
+        let engine = &self.gate.engine;
+        if !engine.modules.can_record() {
+            return Err((
+                ReasonCode::ServerUnavailable,
+                "audit",
+                "the audit record takes nothing; see [audit] on-full".to_owned(),
+            ));
+        }
+        let id = connect.client_id;
+        let may_be_empty = match connect.version {
+            Version::V5 => true,
+            Version::V3_1_1 => connect.clean_start,
+            // The text of 3.1 has no empty client id.
+            Version::V3_1 => false,
+        };
+        if id.is_empty() && !may_be_empty {
+            return Err((
+                ReasonCode::ClientIdentifierNotValid,
+                "client-id",
+                "an empty client id without clean session [MQTT-3.1.3-8]".to_owned(),
+            ));
+        }
+        if id.len() > CLIENT_ID_MAX || id.chars().any(char::is_control) {
+            return Err((
+                ReasonCode::ClientIdentifierNotValid,
+                "client-id",
+                format!(
+                    "the client id is longer than {CLIENT_ID_MAX} bytes or has a control character"
+                ),
+            ));
+        }
+        if let Some(will) = &connect.will
+            && will.qos > settings.mqtt.max_qos
+        {
+            return Err((
+                ReasonCode::QoSNotSupported,
+                "will",
+                "the will's QoS is over mqtt.max-qos".to_owned(),
+            ));
+        }
+        let claimed = connect.username.or_else(|| (!id.is_empty()).then_some(id));
+        match engine
+            .modules
+            .attempt(&self.arrival(), claimed, Now::read())
+        {
+            Verdict::Admit => Ok(()),
+            Verdict::Slow(wait) => {
+                sleep(wait).await;
+                Ok(())
+            }
+            Verdict::Refuse { code, reason, .. } => {
+                engine.metrics.limits_hit.inc();
+                Err((code, "limit", reason))
+            }
+        }
+    }
+
+    /// Asks who it is, in as many steps as the method takes.
+    async fn authenticate(
+        &mut self,
+        connect: &Connect<'_>,
+    ) -> Result<Result<Accepted, Refusal>, Failed> {
+        let certificate = self.stream.client_certificate();
+        let exchange = self.gate.exchanges.fetch_add(1, Ordering::Relaxed);
+        let mut data = connect.auth_data.map(|data| data.0.expose().to_vec());
+        for step in 0..MAX_STEPS {
+            let attempt = Attempt {
+                listener: &self.shared.name,
+                methods: self.shared.methods.as_deref(),
+                loopback: self.shared.loopback,
+                peer: self.peer,
+                version: connect.version,
+                client_id: connect.client_id,
+                username: connect.username,
+                password: connect.password.map(|password| password.0),
+                enhanced: connect
+                    .auth_method
+                    .map(|method| (method, data.as_deref().map(Secret::new))),
+                bearer: self.bearer.as_deref().map(Secret::new),
+                certificate: certificate.as_ref(),
+                now: Now::read(),
+                step,
+                exchange,
+                current: None,
+            };
+            match self.gate.engine.modules.authenticate(&attempt).await {
+                Outcome::Accepted(accepted) => return Ok(Ok(accepted)),
+                Outcome::Refused(refusal) => return Ok(Err(refusal)),
+                Outcome::NotMine => break,
+                Outcome::Continue(challenge) => {
+                    let Some(method) = connect.auth_method else {
+                        break;
+                    };
+                    data = Some(self.challenge(connect, method, &challenge).await?);
+                }
+            }
+        }
+        Ok(Err(Refusal::new(
+            RefusalKind::BadCredential,
+            "the exchange of credentials did not end",
+        )))
+    }
+
+    /// Sends an AUTH and waits for the client's \[MQTT-4.12.0-2\].
+    async fn challenge(
+        &mut self,
+        connect: &Connect<'_>,
+        method: &str,
+        challenge: &[u8],
+    ) -> Result<Vec<u8>, Failed> {
+        let mut out = Vec::new();
+        let code = ReasonCode::ContinueAuthentication;
+        wire::auth(&mut out, code, method, Some(challenge), None);
+        if let Err(error) = self.stream.write_all(&out).await {
+            return Err(Failed::silent("network", error.to_string()));
+        }
+        let settings = self.gate.engine.settings.load_full();
+        let bytes = self.packet(settings.mqtt.connect_packet_size).await?;
+        let mut limits = settings.wire_limits();
+        limits.max_packet_size = settings.mqtt.connect_packet_size;
+        let answer = split_frame(&bytes, limits.max_packet_size)
+            .ok()
+            .flatten()
+            .and_then(|frame| decode(frame, connect.version, &limits).ok());
+        match answer {
+            Some(Packet::Auth(auth)) if auth.method == Some(method) && auth.reason == code => {
+                Ok(auth
+                    .data
+                    .map(|data| data.0.expose().to_vec())
+                    .unwrap_or_default())
+            }
+            _ => Err(Failed {
+                code: Some(ReasonCode::ProtocolError),
+                client_id: Some(connect.client_id.to_owned()),
+                version: connect.version,
+                ..Failed::silent("protocol", "not the AUTH that was asked for")
+            }),
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> ReasonCode {
+        let engine = &self.gate.engine;
+        match refusal.kind {
+            RefusalKind::BadCredential => {
+                engine.metrics.refused_credentials.inc();
+                let claimed = refusal.claimed.as_ref();
+                engine.modules.failed(&self.arrival(), claimed, Now::read());
+                ReasonCode::BadUserNameOrPassword
+            }
+            RefusalKind::BadMethod => {
+                engine.metrics.refused_credentials.inc();
+                ReasonCode::BadAuthenticationMethod
+            }
+            RefusalKind::Unavailable => {
+                engine.metrics.refused_unavailable.inc();
+                ReasonCode::ServerUnavailable
+            }
+            RefusalKind::NotAdmitted => {
+                engine.metrics.refused_admission.inc();
+                ReasonCode::NotAuthorized
+            }
+        }
+    }
+}
