@@ -259,7 +259,7 @@ impl Desk {
         {
             Patience::Judge => Ok(()),
             Patience::Wait(time) => {
-                tokio::time::sleep(time).await;
+                attempt.clock.pause(time).await;
                 Ok(())
             }
             Patience::Refuse => Err(Refusal {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::client::{V3, V5, VERSIONS};
 use crate::harness::{ANNA, Broker, sign, unix_seconds, usual_claims};
+use crate::raw::connect;
 
 #[test]
 fn a_certificate_a_token_and_a_password_each_name_their_principal() {
@@ -277,4 +278,27 @@ fn rule_8_nobody_is_anonymous_unless_the_configuration_says_so() {
     // A credential that fails does not make a client anonymous.
     let dial = broker.dial(V5, "anna").local();
     assert_eq!(dial.login(("anna", "wrong")).refused(), 0x86);
+}
+
+#[test]
+fn a_crowd_whose_passwords_take_longer_to_hash_than_the_deadline_gets_in() {
+    const CROWD: usize = 200;
+    let broker = Broker::start(|setup| {
+        setup.limits += "connect-deadline = \"1 s\"\n";
+        // Each has a line of its own, so that each costs a hash.
+        let text = fs::read_to_string(setup.path("users.passwd")).unwrap();
+        let line = text.lines().find(|line| line.starts_with("anna:")).unwrap();
+        let lines: String = (0..CROWD)
+            .map(|at| line.replacen("anna:", &format!("anna-{at}:"), 1) + "\n")
+            .collect();
+        fs::write(setup.path("users.passwd"), text + &lines).unwrap();
+    });
+    let mut crowd: Vec<_> = (0..CROWD).map(|_| broker.wire()).collect();
+    for (at, wire) in crowd.iter_mut().enumerate() {
+        let user = format!("anna-{at}");
+        wire.send(&connect(4, &user, 60, (&user, ANNA.1)));
+    }
+    for (at, wire) in crowd.iter_mut().enumerate() {
+        assert_eq!(wire.receive(), Some((0x20, vec![0, 0])), "{at}");
+    }
 }

@@ -250,7 +250,11 @@ impl Desk {
             return Err(bad("password: there is no password file".to_owned()));
         };
         let refuse = |why: String| bad(format!("password: {why}"));
-        let digest = match self.hasher.check(users, user, password).await {
+        let digest = match self
+            .hasher
+            .check(users, (user, password), &looked.attempt.clock)
+            .await
+        {
             Check::Right(digest) => digest,
             Check::Wrong(why) => return Err(refuse(why.to_owned())),
             Check::Stranger(why) => return Ok(Err(format!("password: {why}"))),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use argon2::{Algorithm, Argon2, Version};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
+use portcullis_core::hook::StopClock;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
@@ -71,7 +72,13 @@ impl Hasher {
     }
 
     /// Whether this is the user's password. An unknown user costs what a wrong password does.
-    pub(crate) async fn check(&self, users: &Users, user: &str, password: &[u8]) -> Check {
+    /// While it waits for a slot, `clock` is stopped.
+    pub(crate) async fn check(
+        &self,
+        users: &Users,
+        (user, password): (&str, &[u8]),
+        clock: &StopClock,
+    ) -> Check {
         let known = users.line(user).cloned();
         let line = known.as_ref().unwrap_or(&users.stranger);
         let tag = self.tag(line, password);
@@ -79,7 +86,7 @@ impl Hasher {
         if remembered.is_some_and(|before| bool::from(before.ct_eq(&tag))) {
             return Check::Right(line.digest.clone());
         }
-        match self.hash(line, password).await {
+        match self.hash(line, password, clock).await {
             Err(why) => Check::Unavailable(why),
             Ok(fits) => match (known, fits) {
                 (Some(line), true) => {
@@ -92,16 +99,22 @@ impl Hasher {
         }
     }
 
-    async fn hash(&self, line: &Arc<Line>, password: &[u8]) -> Result<bool, &'static str> {
+    async fn hash(
+        &self,
+        line: &Arc<Line>,
+        password: &[u8],
+        clock: &StopClock,
+    ) -> Result<bool, &'static str> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| "there is no runtime to hash passwords on")?;
         let place = Place::take(&self.waiting, Self::QUEUE)
             .ok_or("too many passwords wait to be verified")?;
+        let stopped = clock.stop();
         let slot = Arc::clone(&self.slots)
             .acquire_owned()
             .await
             .map_err(|_| "password verification has ended")?;
-        drop(place);
+        drop((place, stopped));
         let line = Arc::clone(line);
         let hashes = Arc::clone(&self.hashes);
         let password = Zeroizing::new(password.to_vec());

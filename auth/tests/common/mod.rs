@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use portcullis_auth::{ClientTrust, Desk, IssuerSettings, KeySource, Revocation, Settings};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
-    Accepted, Attempt, Authenticator, ClientCertificate, Outcome, Refusal,
+    Accepted, Attempt, Authenticator, ClientCertificate, Outcome, Refusal, StopClock,
 };
 use portcullis_core::secret::Secret;
 use portcullis_core::wire::Version;
@@ -221,6 +221,7 @@ pub(crate) fn attempt() -> Attempt<'static> {
         step: 0,
         exchange: 0,
         current: None,
+        clock: StopClock::new(Duration::from_secs(10)),
     }
 }
 

@@ -247,7 +247,6 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
         peer,
         place,
         wait,
-        now,
     );
     tokio::spawn(work);
 }

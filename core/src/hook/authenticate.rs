@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{BoxFuture, Identity, Principal, Snapshot};
+use super::{BoxFuture, Identity, Principal, Snapshot, StopClock};
 use crate::clock::Now;
 use crate::secret::Secret;
 use crate::wire::Version;
@@ -66,6 +66,8 @@ pub struct Attempt<'a> {
     pub exchange: u64,
     /// For a re-authentication (AUTH 0x19): who the client is now.
     pub current: Option<&'a Snapshot>,
+    /// How long there is; to be stopped while the client waits its turn.
+    pub clock: StopClock,
 }
 
 /// A chain of certificates that TLS has validated, the client's first, DER.

@@ -16,6 +16,7 @@
 mod admission;
 mod authenticate;
 mod authorize;
+mod clock;
 mod identity;
 mod modules;
 mod observe;
@@ -26,6 +27,8 @@ pub use authenticate::{
     RefusalKind, Standing, Use,
 };
 pub use authorize::{Action, Authorizer, Cover, Decision, Grants, Rule};
+pub(crate) use clock::TimeUp;
+pub use clock::{StopClock, Stopped};
 pub use identity::{Attributes, Identity, Principal, PrincipalError, Snapshot};
 pub use modules::Modules;
 pub(crate) use modules::Watch;

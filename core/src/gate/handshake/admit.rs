@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::sleep;
-
 use crate::clock::Now;
 use crate::connection::{Connection, Terms, announced_max_qos, granted_expiry, granted_keep_alive};
 use crate::engine::{Admitted, NewLink, NotAttached, Will};
@@ -41,7 +39,7 @@ impl Handshake<'_> {
         };
         match self.gate.engine.modules.admit(&snapshot, Now::read()) {
             Verdict::Admit => {}
-            Verdict::Slow(wait) => sleep(wait).await,
+            Verdict::Slow(wait) => self.clock.pause(wait).await,
             Verdict::Refuse { code, reason, .. } => return Err((code, "admission", reason)),
         }
         Ok(Proven {

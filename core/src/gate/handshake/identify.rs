@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::sleep;
 
 use crate::clock::Now;
 use crate::hook::{Accepted, Arrival, Attempt, Outcome, Refusal, RefusalKind, Verdict};
@@ -144,7 +143,7 @@ impl Handshake<'_> {
         {
             Verdict::Admit => Ok(()),
             Verdict::Slow(wait) => {
-                sleep(wait).await;
+                self.clock.pause(wait).await;
                 Ok(())
             }
             Verdict::Refuse { code, reason, .. } => {
@@ -181,6 +180,7 @@ impl Handshake<'_> {
                 step,
                 exchange,
                 current: None,
+                clock: self.clock.clone(),
             };
             match self.gate.engine.modules.authenticate(&attempt).await {
                 Outcome::Accepted(accepted) => return Ok(Ok(accepted)),

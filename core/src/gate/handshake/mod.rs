@@ -1,4 +1,5 @@
-//! From accept to CONNACK: one task, one deadline.
+//! From accept to CONNACK: one task, one deadline, which stands still while a client sits out a delay
+//! or waits in a queue of ours ([`StopClock`]).
 //!
 //! The order is the defence: address and rate (before TLS, `listener`; behind a proxy once its header
 //! has named the client), TLS, the upgrade to WebSocket, the first packet with its own size limit, may this source try at all, is the record able to take it, who is it,
@@ -15,11 +16,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{sleep, timeout_at};
-
 use crate::clock::Now;
 use crate::connection::Connection;
-use crate::hook::{Event, Snapshot};
+use crate::hook::{Event, Snapshot, StopClock, TimeUp};
 use crate::wire::{self, ConnAck, ReasonCode, Version};
 
 use super::driver::{Driver, Renew, say_goodbye};
@@ -62,9 +61,8 @@ pub(super) async fn run(
     peer: Option<SocketAddr>,
     place: Place,
     wait: Duration,
-    arrived: Now,
 ) {
-    let deadline = arrived.mono + gate.engine.settings.load().limits.connect_deadline;
+    let clock = StopClock::new(gate.engine.settings.load().limits.connect_deadline);
     let mut handshake = Handshake {
         gate: &gate,
         shared: &shared,
@@ -73,15 +71,20 @@ pub(super) async fn run(
         stream,
         bearer: None,
         input: Vec::new(),
+        clock: clock.clone(),
     };
-    let result = timeout_at(deadline.into(), async {
-        sleep(wait).await;
+    let work = async {
+        handshake.clock.pause(wait).await;
         handshake.proxied().await?;
         handshake.tls().await?;
         handshake.upgrade().await?;
         handshake.connect().await
-    })
-    .await;
+    };
+    let result = tokio::select! {
+        biased;
+        result = work => Ok(result),
+        up = clock.up() => Err(up),
+    };
     let Handshake {
         stream,
         input,
@@ -113,9 +116,12 @@ pub(super) async fn run(
             }
             say_goodbye(stream, Vec::new(), farewell, Some(place)).await;
         }
-        Err(_) => {
+        Err(up) => {
             gate.engine.metrics.connect_timeouts.inc();
-            let reason = "no CONNACK within limits.connect-deadline";
+            let reason = match up {
+                TimeUp::Deadline => "no CONNACK within limits.connect-deadline",
+                TimeUp::Waited => "two minutes of waiting for its turn are enough",
+            };
             refused(&gate, &shared, peer, "deadline", None, reason, now);
         }
     }
@@ -131,6 +137,8 @@ struct Handshake<'g> {
     /// The token of the WebSocket upgrade: a secret.
     bearer: Option<Box<[u8]>>,
     input: Vec<u8>,
+    /// The one deadline.
+    clock: StopClock,
 }
 
 /// A refusal before it is one: the code, the kind of check, the whole reason.

@@ -9,7 +9,9 @@ use crate::clock::Now;
 use crate::connection::{Connection, End};
 use crate::engine::{Close, Engine};
 use crate::guard::Subject;
-use crate::hook::{Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind, Snapshot};
+use crate::hook::{
+    Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind, Snapshot, StopClock,
+};
 use crate::secret::Secret;
 use crate::wire::{Connect, ReasonCode, Version};
 
@@ -74,6 +76,7 @@ impl Renew for Renewal {
         let (step, exchange) = (self.step, self.exchange);
         self.step += 1;
         Box::pin(async move {
+            let clock = StopClock::new(facts.engine.settings.load().limits.connect_deadline);
             let attempt = Attempt {
                 listener: &facts.listener,
                 methods: facts.methods.as_deref(),
@@ -90,13 +93,15 @@ impl Renew for Renewal {
                 step,
                 exchange,
                 current: Some(subject.snapshot()),
+                clock: clock.clone(),
             };
-            let limit = facts.engine.settings.load().limits.connect_deadline;
-            tokio::time::timeout(limit, facts.engine.modules.authenticate(&attempt))
-                .await
-                .unwrap_or_else(|_| {
+            tokio::select! {
+                biased;
+                outcome = facts.engine.modules.authenticate(&attempt) => outcome,
+                _ = clock.up() => {
                     Outcome::Refused(Refusal::new(RefusalKind::Unavailable, "no answer in time"))
-                })
+                }
+            }
         })
     }
 

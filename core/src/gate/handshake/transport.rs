@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock::Now;
@@ -58,7 +57,7 @@ impl Handshake<'_> {
             });
         match admitted {
             Ok(wait) => {
-                sleep(wait).await;
+                self.clock.pause(wait).await;
                 Ok(())
             }
             Err(turned) => {
