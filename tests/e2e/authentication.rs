@@ -291,7 +291,7 @@ fn a_crowd_whose_passwords_take_longer_to_hash_than_the_deadline_gets_in() {
         let lines: String = (0..CROWD)
             .map(|at| line.replacen("anna:", &format!("anna-{at}:"), 1) + "\n")
             .collect();
-        fs::write(setup.path("users.passwd"), text + &lines).unwrap();
+        fs::write(setup.path("users.passwd"), text + lines.as_str()).unwrap();
     });
     let mut crowd: Vec<_> = (0..CROWD).map(|_| broker.wire()).collect();
     for (at, wire) in crowd.iter_mut().enumerate() {
