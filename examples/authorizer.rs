@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Grants, Rule, Snapshot};
+use portcullis_core::hook::{
+    Action, Authorizer, Cover, Decision, Grants, MessageFacts, Rule, Snapshot,
+};
 use portcullis_core::topic::{TopicFilter, TopicName};
 
 #[derive(Default)]
@@ -44,7 +46,7 @@ impl Authorizer for Interlock {
 }
 
 impl Grants for Answer {
-    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision {
+    fn decide(&self, action: Action, topic: TopicName<'_>, _: &MessageFacts) -> Decision {
         let commands = topic.as_str().ends_with("/commands");
         if self.open && commands && action == Action::Publish {
             Decision::Deny(Rule(0))
@@ -58,7 +60,7 @@ impl Grants for Answer {
     }
 
     /// Everything may be received as far as this module is concerned; the policy decides.
-    fn cover(&self, _: TopicFilter<'_>) -> Cover {
+    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts) -> Cover {
         Cover::Full
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use portcullis_acl::tools::{self, Who, explain, lint};
+use portcullis_acl::tools::{self, Circumstances, Who, explain, lint};
 use portcullis_acl::{Act, Policy, Sources};
 use portcullis_audit::{self as audit, Filter, Format, PublicKey, Status};
 
@@ -154,7 +154,11 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
     let answer = explain(
         &policy,
         &snapshot,
-        Some(question.at.unwrap_or_else(SystemTime::now)),
+        Circumstances {
+            at: Some(question.at.unwrap_or_else(SystemTime::now)),
+            qos: question.qos,
+            payload: question.payload,
+        },
         act,
         &question.topic,
     )?;

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use portcullis_acl::tools::payload_size;
+use portcullis_core::wire::QoS;
 
 use crate::config::{LogFormat, LogLevel, units};
 use crate::quickstart;
@@ -184,6 +186,12 @@ pub struct Explain {
     /// When, for conditions: RFC 3339 [default: now].
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub at: Option<SystemTime>,
+    /// Quality of service of the message, or the one that a subscription asks for, for conditions.
+    #[arg(long, value_name = "N", default_value = "0", value_parser = parse_qos)]
+    pub qos: QoS,
+    /// The size of the message's payload, for conditions: "64 KiB".
+    #[arg(long, value_name = "SIZE", default_value = "0 B", value_parser = payload_size)]
+    pub payload: u32,
     /// What it does.
     #[arg(value_enum)]
     pub action: Action,
@@ -538,6 +546,15 @@ fn parse_time(text: &str) -> Result<SystemTime, String> {
     time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339)
         .map(Into::into)
         .map_err(|_| "write an instant with its zone, such as 2026-12-01T06:00:00Z".to_owned())
+}
+
+fn parse_qos(text: &str) -> Result<QoS, String> {
+    match text {
+        "0" => Ok(QoS::AtMostOnce),
+        "1" => Ok(QoS::AtLeastOnce),
+        "2" => Ok(QoS::ExactlyOnce),
+        _ => Err("write 0, 1 or 2".to_owned()),
+    }
 }
 
 fn parse_pair(text: &str) -> Result<(String, String), String> {

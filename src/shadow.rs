@@ -123,8 +123,9 @@ impl Summary {
 mod tests {
     use portcullis_acl::tools::Who;
     use portcullis_acl::{Policy, Source, Sources};
-    use portcullis_core::hook::{Action, Authorizer as _};
+    use portcullis_core::hook::{Action, Authorizer as _, MessageFacts};
     use portcullis_core::topic::{TopicLimits, TopicName};
+    use portcullis_core::wire::QoS;
 
     use super::*;
 
@@ -156,7 +157,11 @@ mod tests {
         let grants = acl.grants(&who.snapshot().unwrap());
         let topic = TopicName::new("t", TopicLimits::default()).unwrap();
         let differ = || {
-            let _ = grants.decide(Action::Publish, topic);
+            let _ = grants.decide(
+                Action::Publish,
+                topic,
+                &MessageFacts::smallest(QoS::AtMostOnce),
+            );
         };
         assert_eq!(summary.due(&acl, at(1)), None, "nothing differs yet");
         differ();

@@ -7,8 +7,9 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use portcullis_acl::tools::Who;
 use portcullis_acl::{Acl, Policy, Source, Sources};
-use portcullis_core::hook::{Action, Authorizer, Snapshot};
+use portcullis_core::hook::{Action, Authorizer, MessageFacts, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
+use portcullis_core::wire::QoS;
 
 fn load(text: &str) -> Policy {
     let sources = Sources {
@@ -44,6 +45,10 @@ fn rules(rules: u32) -> String {
     text
 }
 
+fn small() -> MessageFacts {
+    MessageFacts::smallest(QoS::AtMostOnce)
+}
+
 fn device(name: &str) -> Snapshot {
     let who = Who {
         principal: format!("cert:{name}"),
@@ -66,7 +71,7 @@ fn decide(c: &mut Criterion) {
         ] {
             let topic = TopicName::new(topic, TopicLimits::default()).unwrap();
             group.bench_function(BenchmarkId::new(kind, size), |b| {
-                b.iter(|| grants.decide(Action::Publish, black_box(topic)));
+                b.iter(|| grants.decide(Action::Publish, black_box(topic), &small()));
             });
         }
     }
@@ -88,7 +93,7 @@ fn decide_uncached(c: &mut Criterion) {
             .collect();
         let mut next = topics.iter().cycle();
         group.bench_function(BenchmarkId::from_parameter(size), |b| {
-            b.iter(|| grants.decide(Action::Publish, black_box(*next.next().unwrap())));
+            b.iter(|| grants.decide(Action::Publish, black_box(*next.next().unwrap()), &small()));
         });
     }
     group.finish();
@@ -104,7 +109,9 @@ fn subscribe(c: &mut Criterion) {
         "#",
     ] {
         let topic = TopicFilter::new(filter, TopicLimits::default()).unwrap();
-        group.bench_function(filter, |b| b.iter(|| grants.cover(black_box(topic))));
+        group.bench_function(filter, |b| {
+            b.iter(|| grants.cover(black_box(topic), &small()));
+        });
     }
     group.finish();
 }

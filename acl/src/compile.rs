@@ -2,7 +2,8 @@
 //!
 //! What clients have in common is computed once: one trie for each set of roles, one for each
 //! principal that has lines of its own, one for each set of conditional lines that count together.
-//! A client's [`ClientGrants`] are two or three pointers and the values
+//! Lines with the same bounds on messages are a trie too, asked after the others and only believed
+//! for messages within. A client's [`ClientGrants`] are two or three pointers and the values
 //! of the placeholders that its rules name; equal ones are shared. The tables that make this work
 //! are bounded: when one is full, what nobody uses leaves, and what still does not fit is built for
 //! one client alone.
@@ -12,14 +13,14 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use portcullis_core::hook::{Action, Cover, Decision, Grants, Rule, Snapshot};
+use portcullis_core::hook::{Action, Cover, Decision, Grants, MessageFacts, Rule, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicName};
 use smallvec::SmallVec;
 
 use crate::algebra::{self, View};
-use crate::cond::Truth;
-use crate::policy::Policy;
-use crate::trie::{Asked, NONE, Said, Trie, Values};
+use crate::cond::{Bounds, Truth};
+use crate::policy::{Effect, Policy};
+use crate::trie::{Asked, NONE, ROOT, Said, Trie, Values};
 
 /// Most tries that are kept for reuse.
 const MAX_TRIES: usize = 4096;
@@ -108,14 +109,17 @@ impl Compiled {
             parts.push(self.trie(Which::Of(shared.clone())));
         }
         parts.extend(applicable.own.map(|own| self.trie(Which::Of([own].into()))));
-        if !conditional.is_empty() {
-            parts.push(self.trie(Which::Rules(conditional.clone())));
+        let (always, bounded) = self.by_bounds(&conditional);
+        if !always.is_empty() {
+            parts.push(self.trie(Which::Rules(always.into())));
         }
+        let tries = parts.iter().chain(bounded.iter().map(|part| &part.trie));
+        let values = self.values(who, tries);
         let key = Key {
             own: applicable.own,
             shared,
             conditional,
-            values: self.values(who, &parts),
+            values,
         };
         let mut table = self.grants.lock();
         let Known { by_key, refused } = &mut *table;
@@ -125,6 +129,7 @@ impl Compiled {
         let grants = Arc::new(ClientGrants {
             policy: Arc::clone(&self.policy),
             parts,
+            bounded,
             values: key.values.clone(),
         });
         if by_key.len() >= MAX_GRANTS && look_through(refused, MAX_GRANTS) {
@@ -156,11 +161,43 @@ impl Compiled {
         numbers.into_iter().filter(counts).collect()
     }
 
+    /// Sorts conditional rules by the messages that they are about: those about all, and the others
+    /// by bounds and effect. Allows come first.
+    fn by_bounds(&self, conditional: &[u32]) -> (Vec<u32>, Box<[Bounded]>) {
+        let mut always = Vec::new();
+        let mut groups: Vec<((Effect, Bounds), Vec<u32>)> = Vec::new();
+        for number in conditional {
+            let Some(rule) = self.policy.rule(*number) else {
+                continue;
+            };
+            let bounds = self.policy.conditions.bounds(rule.cond);
+            let kind = (rule.effect, bounds);
+            if bounds == Bounds::ALL {
+                always.push(*number);
+            } else if let Some((_, group)) = groups.iter_mut().find(|(known, _)| *known == kind) {
+                group.push(*number);
+            } else {
+                groups.push((kind, vec![*number]));
+            }
+        }
+        groups.sort_by_key(|((effect, _), _)| *effect);
+        let bounded = groups.into_iter().map(|((effect, bounds), rules)| Bounded {
+            effect,
+            bounds,
+            trie: self.trie(Which::Rules(rules.into())),
+        });
+        (always, bounded.collect())
+    }
+
     /// The values of the placeholders that the rules name; no others, so that clients which differ
     /// only in those share.
-    fn values(&self, who: &Snapshot, parts: &[Arc<Trie>]) -> Box<Values> {
+    fn values<'a>(
+        &self,
+        who: &Snapshot,
+        tries: impl Iterator<Item = &'a Arc<Trie>>,
+    ) -> Box<Values> {
         let mut values: Vec<Option<Box<str>>> = Vec::new();
-        for number in parts.iter().flat_map(|trie| trie.slots_used()) {
+        for number in tries.flat_map(|trie| trie.slots_used()) {
             let place = usize::from(*number);
             if values.len() <= place {
                 values.resize(place + 1, None);
@@ -214,55 +251,139 @@ impl Tries {
 /// At most: of roles, of the client itself, and with conditions.
 type Parts = SmallVec<[Arc<Trie>; 3]>;
 
+/// Lines with one effect that are about some messages only.
+#[derive(Debug)]
+struct Bounded {
+    effect: Effect,
+    bounds: Bounds,
+    trie: Arc<Trie>,
+}
+
+impl Bounded {
+    /// Whether a line allows or denies something of this kind at all.
+    fn is_about(&self, asked: Asked) -> bool {
+        self.trie.below(ROOT, asked) != (false, false)
+    }
+}
+
 /// The rights of one client, or of several that no rule tells apart, under one policy.
 #[derive(Debug)]
 pub struct ClientGrants {
     policy: Arc<Policy>,
     parts: Parts,
+    /// Allows first.
+    bounded: Box<[Bounded]>,
     values: Box<Values>,
 }
 
 impl ClientGrants {
-    fn combine(&self, ask: impl Fn(&Trie) -> Said) -> Decision {
+    /// What the lines say that are about every message. Stops at the first deny.
+    fn combine(&self, ask: impl Fn(&Trie) -> Said) -> Said {
         let mut allow = NONE;
         for trie in &self.parts {
             let said = ask(trie);
-            if said.deny != NONE {
-                return Decision::Deny(Rule(said.deny));
-            }
             allow = allow.min(said.allow);
+            if said.deny != NONE {
+                return Said {
+                    allow,
+                    deny: said.deny,
+                };
+            }
         }
-        if allow == NONE {
-            Decision::Silent
-        } else {
-            Decision::Allow(Rule(allow))
+        Said { allow, deny: NONE }
+    }
+
+    /// What the lines say that are about some messages, after the others have spoken. The message
+    /// is asked about only where such a line matches, so that answers hold as widely as they can.
+    fn bounded(
+        &self,
+        mut said: Said,
+        asked: Asked,
+        topic: TopicName<'_>,
+        message: &MessageFacts,
+    ) -> Said {
+        for part in &self.bounded {
+            if said.deny != NONE {
+                break;
+            }
+            if part.effect == Effect::Allow && said.allow != NONE {
+                continue;
+            }
+            let here = part.trie.decide(asked, topic.as_str(), &self.values);
+            if (here.allow, here.deny) != (NONE, NONE) && part.bounds.hold(message) {
+                said.allow = said.allow.min(here.allow);
+                said.deny = here.deny;
+            }
         }
-    }
-}
-
-impl Grants for ClientGrants {
-    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision {
-        let asked = match action {
-            Action::Publish => Asked::Publish,
-            Action::Retain => Asked::Retain,
-            Action::Will => Asked::Will,
-            Action::Receive => Asked::Receive,
-        };
-        self.combine(|trie| trie.decide(asked, topic.as_str(), &self.values))
+        said
     }
 
-    fn share(&self, group: &str) -> Decision {
-        self.combine(|trie| trie.share(group, &self.values))
-    }
-
-    fn cover(&self, filter: TopicFilter<'_>) -> Cover {
-        let tries: SmallVec<[&Trie; 3]> = self.parts.iter().map(|trie| &**trie).collect();
+    /// How much of a filter is covered by the lines for every message and these.
+    fn cover_with(&self, filter: TopicFilter<'_>, counts: impl Fn(&Bounded) -> bool) -> Cover {
+        let bounded = self.bounded.iter();
+        let bounded = bounded.filter(|part| part.is_about(Asked::Receive) && counts(part));
+        let tries: SmallVec<[&Trie; 3]> = self
+            .parts
+            .iter()
+            .map(|trie| &**trie)
+            .chain(bounded.map(|part| &*part.trie))
+            .collect();
         let view = View {
             tries: &tries,
             values: &self.values,
             asked: Asked::Receive,
         };
         algebra::ask(filter.filter(), &[view]).cover()
+    }
+}
+
+impl Said {
+    fn decision(self) -> Decision {
+        match self {
+            Self { deny, .. } if deny != NONE => Decision::Deny(Rule(deny)),
+            Self { allow, .. } if allow != NONE => Decision::Allow(Rule(allow)),
+            Self { .. } => Decision::Silent,
+        }
+    }
+}
+
+impl Grants for ClientGrants {
+    fn decide(&self, action: Action, topic: TopicName<'_>, message: &MessageFacts) -> Decision {
+        let asked = match action {
+            Action::Publish => Asked::Publish,
+            Action::Retain => Asked::Retain,
+            Action::Will => Asked::Will,
+            Action::Receive => Asked::Receive,
+        };
+        let said = self.combine(|trie| trie.decide(asked, topic.as_str(), &self.values));
+        self.bounded(said, asked, topic, message).decision()
+    }
+
+    fn share(&self, group: &str) -> Decision {
+        self.combine(|trie| trie.share(group, &self.values))
+            .decision()
+    }
+
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
+        let cover = self.cover_with(filter, |part| part.bounds.hold(message));
+        let about_some = || {
+            self.bounded
+                .iter()
+                .any(|part| part.is_about(Asked::Receive))
+        };
+        if cover != Cover::Full || !about_some() {
+            return cover;
+        }
+        // The smallest message of this QoS passes; does every one up to it?
+        let every = self.cover_with(filter, |part| match part.effect {
+            Effect::Allow => part.bounds.hold_all_up_to(message),
+            Effect::Deny => part.bounds.hold_any_up_to(message),
+        });
+        if every == Cover::Full {
+            Cover::Full
+        } else {
+            Cover::Bounded
+        }
     }
 
     fn describe(&self, rule: Rule) -> String {
@@ -273,6 +394,8 @@ impl Grants for ClientGrants {
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
+
+    use portcullis_core::wire::QoS;
 
     use super::*;
     use crate::load::{Source, Sources};
@@ -301,7 +424,8 @@ mod tests {
             };
             let grants = compiled.grants(&who.snapshot().unwrap());
             let topic = TopicName::new("t/5", portcullis_core::topic::TopicLimits::default());
-            let decision = grants.decide(Action::Publish, topic.unwrap());
+            let message = MessageFacts::smallest(QoS::AtMostOnce);
+            let decision = grants.decide(Action::Publish, topic.unwrap(), &message);
             assert_eq!(decision.is_allowed(), set >> 5 & 1 == 1);
             held.push(grants);
         }

@@ -2,7 +2,7 @@
 
 use portcullis_core::hook::Principal;
 
-use crate::cond::Conditions;
+use crate::cond::{Bounds, Conditions};
 use crate::csv::Field;
 use crate::error::{Complaint, PolicyWarning};
 use crate::load::Sources;
@@ -90,8 +90,15 @@ pub(crate) fn parse(
         }
         ("p", [_, subject, topic, act, effect, cond]) => {
             let mut rule = rule(subject, topic, act, effect, slots)?;
-            let number = conditions.number(cond.text.trim());
-            rule.cond = Some(number.map_err(|complaint| (complaint, cond.column))?);
+            let at = |complaint| (complaint, cond.column);
+            let number = conditions.number(cond.text.trim()).map_err(at)?;
+            if rule.act == Act::Share && conditions.bounds(Some(number)) != Bounds::ALL {
+                return Err(at(Complaint::new(
+                    "a share line is about a group, and joining one is no message",
+                    "bound the subscribe line",
+                )));
+            }
+            rule.cond = Some(number);
             Ok(Row::Rule(rule))
         }
         ("p", [_, _, _, _, _, _, extra, ..]) => Err((
@@ -294,6 +301,16 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
             warn(
                 format!("the subject `{subject}` is taken literally"),
                 "placeholders and wildcards stand in the topic column; use roles for groups",
+            );
+        }
+        let bounds = policy.conditions.bounds(rule.cond);
+        if (rule.act, rule.effect) == (Act::Subscribe, Effect::Allow)
+            && bounds.excludes_the_smallest()
+        {
+            warn(
+                "a subscription is judged by the smallest message, which this line does not allow"
+                    .into(),
+                "bound qos and payload from above only: `qos <= 1`, `payload <= '64 KiB'`",
             );
         }
         let placeholders = rule.levels.iter().filter_map(|level| match level {

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use portcullis_core::hook::{Action, Cover, Decision, Grants, Principal, Rule, Snapshot};
+use portcullis_core::hook::{
+    Action, Cover, Decision, Grants, MessageFacts, Principal, Rule, Snapshot,
+};
 use portcullis_core::topic::{TopicFilter, TopicName};
 
 use crate::compile::{ClientGrants, Compiled};
@@ -198,15 +200,15 @@ impl Shadowed {
 }
 
 impl Grants for Shadowed {
-    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision {
-        let active = self.active.decide(action, topic);
+    fn decide(&self, action: Action, topic: TopicName<'_>, message: &MessageFacts) -> Decision {
+        let active = self.active.decide(action, topic, message);
         let act = match action {
             Action::Publish => Act::Publish,
             Action::Retain => Act::Retain,
             Action::Will => Act::Will,
             Action::Receive => Act::Subscribe,
         };
-        let candidate = self.candidate.decide(action, topic);
+        let candidate = self.candidate.decide(action, topic, message);
         self.compare(act, topic.as_str(), active, candidate);
         active
     }
@@ -217,16 +219,17 @@ impl Grants for Shadowed {
         active
     }
 
-    fn cover(&self, filter: TopicFilter<'_>) -> Cover {
-        let active = self.active.cover(filter);
-        let candidate = self.candidate.cover(filter);
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
+        let active = self.active.cover(filter, message);
+        let candidate = self.candidate.cover(filter, message);
         let amount = |cover: Cover| match cover {
             Cover::Nothing(_) => 0,
             Cover::Partial(_) => 1,
-            Cover::Full => 2,
+            Cover::Bounded => 2,
+            Cover::Full => 3,
         };
         let cut = |cover: Cover| match cover {
-            Cover::Full => None,
+            Cover::Full | Cover::Bounded => None,
             Cover::Partial(rule) | Cover::Nothing(rule) => rule,
         };
         let gains = amount(candidate) > amount(active);

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{acl, described, filter, name};
+use common::{acl, described, filter, name, small};
 use portcullis_core::hook::{Action, Authorizer};
 
 #[test]
@@ -15,6 +15,8 @@ p, role:device, +/{cert.ou}/secret/#, publish, deny
 p, role:device, lab/#, publish, allow, listener == 'internet'
 p, cert:device-7, own/#, publish, allow
 p, role:device, workers, share, allow
+p, role:device, sized/#, publish, allow, qos <= 1 && payload <= '1 KiB'
+p, role:device, sized/x, publish, deny, payload > '100 B'
 ");
     let mut device = described("cert:device-7", "c", &["device"]);
     device.attributes.insert("cert.ou".into(), "icu".into());
@@ -26,6 +28,8 @@ p, role:device, workers, share, allow
         "lab/x",
         "own/x/y",
         "$SYS/x",
+        "sized/a",
+        "sized/x",
     ] {
         let topic = name(topic);
         let counted = allocation_counter::measure(|| {
@@ -35,7 +39,7 @@ p, role:device, workers, share, allow
                 Action::Will,
                 Action::Receive,
             ] {
-                let _ = grants.decide(action, topic);
+                let _ = grants.decide(action, topic, &small());
             }
             let _ = grants.share("workers");
         });
@@ -43,7 +47,7 @@ p, role:device, workers, share, allow
     }
     // The counter counts.
     let counted = allocation_counter::measure(|| {
-        let _ = grants.cover(filter("devices/+/x"));
+        let _ = grants.cover(filter("devices/+/x"), &small());
     });
     assert!(counted.count_total > 0);
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{acl, described, filter, name, policy, who};
+use common::{acl, described, filter, name, policy, small, who};
 use portcullis_acl::tools::{diff, effective, expect, explain, lint};
 use portcullis_acl::{Act, Effect, Policy, Source, Sources};
 use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Rule};
@@ -43,9 +43,9 @@ fn a_condition_is_asked_of_the_client() {
     ] {
         vendor.address = address.map(|text| text.parse().unwrap());
         vendor.listener = listener.into();
-        let decision = acl
-            .grants(&vendor.snapshot().unwrap())
-            .decide(Action::Publish, name(topic));
+        let decision =
+            acl.grants(&vendor.snapshot().unwrap())
+                .decide(Action::Publish, name(topic), &small());
         assert_eq!(
             decision.is_allowed(),
             allowed,
@@ -61,7 +61,7 @@ fn a_condition_over_a_missing_fact_is_read_strictly() {
     let mut client = described("cert:a", "c", &[]);
     let decide = |client: &portcullis_acl::tools::Who| {
         acl.grants(&client.snapshot().unwrap())
-            .decide(Action::Publish, name("open/x"))
+            .decide(Action::Publish, name("open/x"), &small())
     };
     assert_eq!(
         decide(&client),
@@ -73,9 +73,10 @@ fn a_condition_over_a_missing_fact_is_read_strictly() {
     client.attributes.insert("cert.ou".into(), "icu".into());
     assert!(decide(&client).is_allowed());
     let negated = common::acl("p, *, t, publish, allow, !(claim.x == 'y')");
-    let decision = negated
-        .grants(&who("cert:a", "c", &[]))
-        .decide(Action::Publish, name("t"));
+    let decision =
+        negated
+            .grants(&who("cert:a", "c", &[]))
+            .decide(Action::Publish, name("t"), &small());
     assert_eq!(decision, Decision::Silent);
 }
 
@@ -85,8 +86,13 @@ fn a_window_opens_and_closes_by_the_clock_and_moves_the_generation() {
     let client = who("jwt:m", "m", &["maintenance"]);
     let may = || {
         let grants = acl.grants(&client);
-        let publish = grants.decide(Action::Publish, name("plant/x")).is_allowed();
-        assert_eq!(grants.cover(filter("plant/#")) == Cover::Full, publish);
+        let publish = grants
+            .decide(Action::Publish, name("plant/x"), &small())
+            .is_allowed();
+        assert_eq!(
+            grants.cover(filter("plant/#"), &small()) == Cover::Full,
+            publish
+        );
         publish
     };
     assert!(!may(), "closed before the first tick");
@@ -139,8 +145,16 @@ fn a_wrong_condition_keeps_the_policy_out_with_its_line() {
             "policy.csv:2: `listner` is not a word of conditions; did you mean `listener`?",
         ),
         (
-            "p, *, t, publish, allow, max-qos == '1'",
-            "policy.csv:2: `max-qos` is not supported yet",
+            "p, *, t, publish, allow, max-qos == 1",
+            "policy.csv:2: `max-qos` is not a word of conditions; write `qos <= 1`",
+        ),
+        (
+            "p, *, t, publish, allow, qos <= 1 || name == 'a'",
+            "policy.csv:2: qos and payload bound a whole line",
+        ),
+        (
+            "p, *, g, share, allow, qos <= 1",
+            "policy.csv:2: a share line is about a group",
         ),
         (
             "p, *, t, publish, allow, \"\"",
@@ -339,7 +353,7 @@ proptest! {
                     rule.act == act && rule.effect == effect && rule.matches(topic)
                 });
                 let expected = of(Effect::Allow) && !of(Effect::Deny);
-                let got = grants.decide(action, name(topic)).is_allowed();
+                let got = grants.decide(action, name(topic), &small()).is_allowed();
                 prop_assert_eq!(got, expected, "{} {} {:?}", text, topic, act);
             }
         }

@@ -17,7 +17,8 @@ enum Short {
 
 fn short(cover: Cover) -> Short {
     match cover {
-        Cover::Full => Short::Full,
+        // No filter is about some messages only.
+        Cover::Full | Cover::Bounded => Short::Full,
         Cover::Partial(_) => Short::Partial,
         Cover::Nothing(_) => Short::Nothing,
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use casbin::{CoreApi, DefaultModel, Enforcer, StringAdapter, function_map::OperatorFunction};
-use common::{acl, described, filter, name, policy, who};
+use common::{acl, described, filter, name, policy, small, who};
 use portcullis_acl::tools::{Effective, effective};
 use portcullis_acl::{Acl, Act, Effect, MODEL};
 use portcullis_core::hook::{
@@ -70,7 +70,7 @@ fn decisions_follow_roles_placeholders_and_denies() {
         (&bea, Publish, "bad/tablet/x", false),
         (&bea, Publish, "bad/other/x", true),
     ] {
-        let decision = acl.grants(client).decide(action, name(topic));
+        let decision = acl.grants(client).decide(action, name(topic), &small());
         assert_eq!(
             decision.is_allowed(),
             allowed,
@@ -91,7 +91,7 @@ fn deny_beats_allow_in_either_order_and_from_any_subject() {
         "p, cert:a, +/x, publish, deny\np, *, t/x, publish, allow",
     ] {
         let grants = acl(text).grants(&who("cert:a", "c", &[]));
-        let decision = grants.decide(Action::Publish, name("t/x"));
+        let decision = grants.decide(Action::Publish, name("t/x"), &small());
         assert!(
             matches!(decision, Decision::Deny(_)),
             "{text}: {decision:?}"
@@ -112,35 +112,44 @@ fn an_unsafe_value_never_widens_an_allow_nor_narrows_a_deny() {
         let client = who("cert:a", unsafe_id, &[]);
         let (allow, deny) = (allow.grants(&client), deny.grants(&client));
         for topic in ["t/b", "t/a/b", "t/x"] {
-            let may = allow.decide(Action::Publish, name(topic));
+            let may = allow.decide(Action::Publish, name(topic), &small());
             assert_eq!(may, Decision::Silent, "{unsafe_id:?} {topic}");
-            let may = deny.decide(Action::Publish, name(topic));
+            let may = deny.decide(Action::Publish, name(topic), &small());
             assert_eq!(may, Decision::Deny(Rule(1)), "{unsafe_id:?} {topic}");
         }
         assert_eq!(
-            allow.cover(filter("t/+")),
+            allow.cover(filter("t/+"), &small()),
             Cover::Nothing(None),
             "{unsafe_id:?}"
         );
         assert_eq!(
-            deny.cover(filter("t/+/x")),
+            deny.cover(filter("t/+/x"), &small()),
             Cover::Nothing(Some(Rule(3))),
             "{unsafe_id:?}"
         );
         assert_eq!(
-            deny.cover(filter("t/#")),
+            deny.cover(filter("t/#"), &small()),
             Cover::Partial(Some(Rule(3))),
             "{unsafe_id:?}"
         );
-        assert!(deny.decide(Action::Publish, name("u")).is_allowed());
+        assert!(
+            deny.decide(Action::Publish, name("u"), &small())
+                .is_allowed()
+        );
     }
     let client = who("cert:a", "dev", &[]);
-    assert_eq!(allow.grants(&client).cover(filter("t/dev")), Cover::Full);
     assert_eq!(
-        allow.grants(&client).cover(filter("t/+")),
+        allow.grants(&client).cover(filter("t/dev"), &small()),
+        Cover::Full
+    );
+    assert_eq!(
+        allow.grants(&client).cover(filter("t/+"), &small()),
         Cover::Partial(None)
     );
-    assert_eq!(deny.grants(&client).cover(filter("t/other/#")), Cover::Full);
+    assert_eq!(
+        deny.grants(&client).cover(filter("t/other/#"), &small()),
+        Cover::Full
+    );
 }
 
 #[test]
@@ -148,11 +157,20 @@ fn topics_that_begin_with_a_dollar_need_rules_of_their_own() {
     let wide = acl("p, *, #, publish, allow\np, *, +/x, publish, allow\n\
                     p, cert:a, $SYS/#, publish, allow\np, cert:a, #, publish, deny");
     let [a, b] = ["cert:a", "cert:b"].map(|principal| wide.grants(&who(principal, "c", &[])));
-    assert_eq!(b.decide(Action::Publish, name("$SYS/x")), Decision::Silent);
-    assert!(b.decide(Action::Publish, name("t/x")).is_allowed());
-    assert!(a.decide(Action::Publish, name("$SYS/x")).is_allowed());
     assert_eq!(
-        a.decide(Action::Publish, name("t/x")),
+        b.decide(Action::Publish, name("$SYS/x"), &small()),
+        Decision::Silent
+    );
+    assert!(
+        b.decide(Action::Publish, name("t/x"), &small())
+            .is_allowed()
+    );
+    assert!(
+        a.decide(Action::Publish, name("$SYS/x"), &small())
+            .is_allowed()
+    );
+    assert_eq!(
+        a.decide(Action::Publish, name("t/x"), &small()),
         Decision::Deny(Rule(3))
     );
 }
@@ -164,7 +182,9 @@ fn a_client_that_is_named_like_a_role_or_like_everybody_has_no_rights_from_it() 
     assert!(Principal::vouched("role", "x").is_err(), "nobody is a role");
     for client in [who("cert:role:x", "c", &[]), who("user:*", "c", &[])] {
         for topic in ["t", "u"] {
-            let decision = acl.grants(&client).decide(Action::Publish, name(topic));
+            let decision = acl
+                .grants(&client)
+                .decide(Action::Publish, name(topic), &small());
             assert_eq!(decision, Decision::Silent, "{client:?}");
         }
     }
@@ -195,10 +215,19 @@ fn a_replaced_policy_moves_the_generation_and_old_grants_stay_as_they_were() {
     let replaced = acl.replace(policy("p, cert:a, u, publish, allow"));
     assert_eq!(replaced.hash(), before);
     assert_ne!(acl.generation(), generation);
-    assert!(old.decide(Action::Publish, name("t")).is_allowed());
+    assert!(
+        old.decide(Action::Publish, name("t"), &small())
+            .is_allowed()
+    );
     let new = acl.grants(&client);
-    assert_eq!(new.decide(Action::Publish, name("t")), Decision::Silent);
-    assert!(new.decide(Action::Publish, name("u")).is_allowed());
+    assert_eq!(
+        new.decide(Action::Publish, name("t"), &small()),
+        Decision::Silent
+    );
+    assert!(
+        new.decide(Action::Publish, name("u"), &small())
+            .is_allowed()
+    );
 }
 
 #[test]
@@ -206,7 +235,7 @@ fn a_rule_is_described_with_file_and_line() {
     let acl = acl("# first\np, cert:a, t/#, publish, deny\np, \"cert:CN=a,O=b\", t, publish, deny");
     let rules = ["cert:a", "cert:CN=a,O=b"].map(|principal| {
         let grants = acl.grants(&who(principal, "c", &[]));
-        match grants.decide(Action::Publish, name("t")) {
+        match grants.decide(Action::Publish, name("t"), &small()) {
             Decision::Deny(rule) => grants.describe(rule),
             other @ (Decision::Allow(_) | Decision::Silent) => format!("{other:?}"),
         }
@@ -314,10 +343,10 @@ fn questions() -> impl Iterator<Item = (Act, &'static str)> {
 
 fn compiled(grants: &dyn Grants, act: Act, topic: &str) -> Decision {
     match act {
-        Act::Publish => grants.decide(Action::Publish, name(topic)),
-        Act::Retain => grants.decide(Action::Retain, name(topic)),
-        Act::Will => grants.decide(Action::Will, name(topic)),
-        Act::Subscribe => grants.decide(Action::Receive, name(topic)),
+        Act::Publish => grants.decide(Action::Publish, name(topic), &small()),
+        Act::Retain => grants.decide(Action::Retain, name(topic), &small()),
+        Act::Will => grants.decide(Action::Will, name(topic), &small()),
+        Act::Subscribe => grants.decide(Action::Receive, name(topic), &small()),
         Act::Share => grants.share(topic),
     }
 }
@@ -363,8 +392,8 @@ proptest! {
     fn cover_of_a_concrete_topic_is_its_decision(text in policies(), client in clients()) {
         let grants = acl(&text).grants(&client);
         for topic in TOPICS {
-            let decided = grants.decide(Action::Receive, name(topic)).is_allowed();
-            let covered = grants.cover(filter(topic)) == Cover::Full;
+            let decided = grants.decide(Action::Receive, name(topic), &small()).is_allowed();
+            let covered = grants.cover(filter(topic), &small()) == Cover::Full;
             prop_assert_eq!(decided, covered, "{}", topic);
         }
     }

@@ -66,8 +66,8 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
             "is not a word of conditions",
         ),
         (
-            "p, role:x, a, publish, allow, max-qos == '1'",
-            "not supported yet",
+            "p, role:x, a, publish, allow, max-qos == 1",
+            "write `qos <= 1`",
         ),
         (
             "p, cert:CN=a,O=b, a, publish, allow",

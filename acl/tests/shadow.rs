@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{acl, filter, name, policy, who};
+use common::{acl, filter, name, policy, small, who};
 use portcullis_acl::{Act, MAX_DIFFERENCES};
 use portcullis_core::hook::{Action, Authorizer, Cover};
 
@@ -18,9 +18,17 @@ fn a_candidate_never_changes_an_answer() {
         policy("p, *, u/#, publish, allow\np, *, t/#, publish, deny").into(),
     ));
     let grants = acl.grants(&who("cert:a", "c", &[]));
-    assert!(grants.decide(Action::Publish, name("t/x")).is_allowed());
-    assert!(!grants.decide(Action::Publish, name("u/x")).is_allowed());
-    assert_eq!(grants.cover(filter("t/#")), Cover::Full);
+    assert!(
+        grants
+            .decide(Action::Publish, name("t/x"), &small())
+            .is_allowed()
+    );
+    assert!(
+        !grants
+            .decide(Action::Publish, name("u/x"), &small())
+            .is_allowed()
+    );
+    assert_eq!(grants.cover(filter("t/#"), &small()), Cover::Full);
     assert!(grants.share("g").is_allowed());
 }
 
@@ -42,10 +50,12 @@ fn differences_are_counted_by_principal_action_and_rule() {
     ] {
         let grants = acl.grants(&who(principal, "c", &[]));
         for _ in 0..times {
-            let _ = grants.decide(Action::Publish, name(topic));
+            let _ = grants.decide(Action::Publish, name(topic), &small());
         }
     }
-    let _ = acl.grants(&who("cert:a", "c", &[])).cover(filter("t/#"));
+    let _ = acl
+        .grants(&who("cert:a", "c", &[]))
+        .cover(filter("t/#"), &small());
     let report = acl.differences().unwrap();
     assert_eq!((report.total, report.missed), (5, 0));
     let mut rows: Vec<_> = report
@@ -82,7 +92,7 @@ fn more_differences_than_the_table_holds_are_counted() {
     acl.shadow(Some(policy("p, *, v, publish, allow").into()));
     for n in 0..MAX_DIFFERENCES + 10 {
         let grants = acl.grants(&who(&format!("cert:{n}"), "c", &[]));
-        let _ = grants.decide(Action::Publish, name("t/x"));
+        let _ = grants.decide(Action::Publish, name("t/x"), &small());
     }
     let report = acl.differences().unwrap();
     assert_eq!(report.differences.len(), MAX_DIFFERENCES);
@@ -111,7 +121,11 @@ fn promotion_puts_the_candidate_in_force_and_ends_the_count() {
     );
     assert!(acl.differences().is_none());
     let grants = acl.grants(&who("cert:a", "c", &[]));
-    assert!(grants.decide(Action::Publish, name("u/x")).is_allowed());
+    assert!(
+        grants
+            .decide(Action::Publish, name("u/x"), &small())
+            .is_allowed()
+    );
 }
 
 #[test]
@@ -119,10 +133,14 @@ fn a_replaced_policy_keeps_the_candidate_and_counts_anew() {
     let acl = acl(ACTIVE);
     acl.shadow(Some(policy("p, *, v, publish, allow").into()));
     let client = who("cert:a", "c", &[]);
-    let _ = acl.grants(&client).decide(Action::Publish, name("t/x"));
+    let _ = acl
+        .grants(&client)
+        .decide(Action::Publish, name("t/x"), &small());
     acl.replace(policy("p, *, v, publish, allow"));
     assert_eq!(acl.differences().unwrap().total, 0);
-    let _ = acl.grants(&client).decide(Action::Publish, name("v"));
+    let _ = acl
+        .grants(&client)
+        .decide(Action::Publish, name("v"), &small());
     assert_eq!(acl.differences().unwrap().total, 0);
     acl.shadow(None);
     assert!(acl.differences().is_none());

@@ -23,7 +23,7 @@ use crate::engine::{
     Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets,
 };
 use crate::guard::{Inbound, Subject};
-use crate::hook::{Action, BatchFacts, Disconnected, Event, Verdict, Watch};
+use crate::hook::{Action, BatchFacts, Disconnected, Event, MessageFacts, Verdict, Watch};
 use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
 use crate::ticket::{Progress, Ticket};
@@ -1037,7 +1037,12 @@ fn check_response_topic(
         .map_err(|error| format!("the response topic {error}"))?;
     guard
         .rights()
-        .decide(Action::Receive, topic, &engine.modules)
+        .decide(
+            Action::Receive,
+            topic,
+            &MessageFacts::smallest(QoS::AtMostOnce),
+            &engine.modules,
+        )
         .map_err(|denial| {
             let rule = guard.rights().describe(denial, &engine.modules);
             format!("response topic {text:?}: {rule}")

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use triomphe::ThinArc;
 
 use crate::guard::Subject;
+use crate::hook::MessageFacts;
 use crate::journal::Mark;
 use crate::topic::TopicName;
 use crate::wire::{self, MessageProperties, QoS};
@@ -84,6 +85,11 @@ impl<'a> Publication<'a> {
             self.author,
             unix_millis,
         )
+    }
+
+    /// What the policy may ask about it.
+    pub(crate) fn facts(&self) -> MessageFacts {
+        MessageFacts::new(self.qos, self.payload.len())
     }
 
     /// The shared copy of this message, made on first use.

@@ -6,6 +6,7 @@
     reason = "a test names what it expects and panics over the rest"
 )]
 
+mod bounds;
 mod bus;
 mod chaos;
 mod conformance;
@@ -33,8 +34,8 @@ use crate::engine::{Admitted, Engine, NewLink, NotAttached, Will};
 use crate::guard::{self, Subject};
 use crate::hook::{
     Action, Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, BoxFuture, Cover,
-    Credential, Decision, Event, Grants, Identity, Meter, Modules, Observer, Outcome, Principal,
-    Rule, Snapshot, Standing, Tally, Use, Verdict,
+    Credential, Decision, Event, Grants, Identity, MessageFacts, Meter, Modules, Observer, Outcome,
+    Principal, Rule, Snapshot, Standing, Tally, Use, Verdict,
 };
 use crate::journal::Journal;
 use crate::message::{Asked, Publication};
@@ -47,10 +48,11 @@ use crate::wire::{
 };
 
 /// A policy of plain lines: who (`*` for everybody), action (`None` for share), filter or group,
-/// allow or deny.
+/// allow or deny; and bounds on the messages that allow lines are about.
 #[derive(Default)]
 pub(crate) struct Table {
     lines: Mutex<Vec<Line>>,
+    limit: Mutex<Option<(QoS, u32)>>,
     generation: AtomicU64,
 }
 
@@ -62,7 +64,10 @@ struct Line {
     allow: bool,
 }
 
-struct Rows(Vec<Line>);
+struct Rows {
+    lines: Vec<Line>,
+    limit: Option<(QoS, u32)>,
+}
 
 impl Table {
     pub(crate) fn set(&self, lines: &[(&'static str, Option<Action>, &'static str, bool)]) {
@@ -75,6 +80,12 @@ impl Table {
                 allow: *allow,
             })
             .collect();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Allow lines count for messages up to this `QoS` and size only.
+    pub(crate) fn limit(&self, limit: Option<(QoS, u32)>) {
+        *self.limit.lock() = limit;
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -96,9 +107,10 @@ impl Authorizer for Table {
 
     fn grants(&self, who: &Snapshot) -> Arc<dyn Grants> {
         let mine = |line: &&Line| line.who == "*" || line.who == who.principal().as_str();
-        Arc::new(Rows(
-            self.lines.lock().iter().filter(mine).cloned().collect(),
-        ))
+        Arc::new(Rows {
+            lines: self.lines.lock().iter().filter(mine).cloned().collect(),
+            limit: *self.limit.lock(),
+        })
     }
 
     fn generation(&self) -> u64 {
@@ -109,7 +121,7 @@ impl Authorizer for Table {
 impl Rows {
     fn verdict(&self, fits: impl Fn(&Line) -> bool) -> Decision {
         let found = |allow| {
-            self.0
+            self.lines
                 .iter()
                 .position(|line| line.allow == allow && fits(line))
                 .map(|place| Rule(u32::try_from(place).unwrap()))
@@ -123,8 +135,15 @@ impl Rows {
 }
 
 impl Grants for Rows {
-    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision {
-        self.verdict(|line| line.action == Some(action) && matches(line.filter, topic.as_str()))
+    fn decide(&self, action: Action, topic: TopicName<'_>, message: &MessageFacts) -> Decision {
+        let within = self.limit.is_none_or(|(qos, payload)| {
+            message.qos_at_most(qos) && message.payload_at_most(payload)
+        });
+        self.verdict(|line| {
+            line.action == Some(action)
+                && matches(line.filter, topic.as_str())
+                && (within || !line.allow)
+        })
     }
 
     fn share(&self, group: &str) -> Decision {
@@ -135,10 +154,10 @@ impl Grants for Rows {
 
     /// Coarse on purpose: the exact algebra is `acl`'s. Equal or `#` covers; anything else that
     /// shares a first level is a part.
-    fn cover(&self, filter: TopicFilter<'_>) -> Cover {
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
         let text = filter.filter();
         let receive = |allow: bool| {
-            self.0
+            self.lines
                 .iter()
                 .filter(move |line| line.allow == allow && line.action == Some(Action::Receive))
         };
@@ -150,7 +169,11 @@ impl Grants for Rows {
         let denied = receive(false).any(|line| near(&line));
         let whole = receive(true).any(|line| line.filter == "#" || line.filter == text);
         let part = receive(true).any(|line| near(&line));
+        if self.limit.is_some_and(|(qos, _)| !message.qos_at_most(qos)) {
+            return Cover::Nothing(None);
+        }
         match (whole, denied, part) {
+            (true, false, _) if self.limit.is_some() => Cover::Bounded,
             (true, false, _) => Cover::Full,
             (_, _, true) => Cover::Partial(None),
             (_, _, false) => Cover::Nothing(None),

@@ -12,8 +12,8 @@ use portcullis_core::broker::Broker;
 use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::hook::{
     Accepted, Action, Attempt, Authenticator, Authorizer, BoxFuture, Cover, Credential, Decision,
-    Grants, Identity, Lease, Outcome, Principal, Refusal, RefusalKind, Rule, Snapshot, Standing,
-    Use,
+    Grants, Identity, Lease, MessageFacts, Outcome, Principal, Refusal, RefusalKind, Rule,
+    Snapshot, Standing, Use,
 };
 use portcullis_core::settings::Settings;
 use portcullis_core::topic::{TopicFilter, TopicName};
@@ -85,7 +85,7 @@ impl Authorizer for Everything {
 }
 
 impl Grants for Everything {
-    fn decide(&self, _: Action, _: TopicName<'_>) -> Decision {
+    fn decide(&self, _: Action, _: TopicName<'_>, _: &MessageFacts) -> Decision {
         Decision::Allow(Rule(0))
     }
 
@@ -93,7 +93,7 @@ impl Grants for Everything {
         Decision::Allow(Rule(0))
     }
 
-    fn cover(&self, _: TopicFilter<'_>) -> Cover {
+    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts) -> Cover {
         Cover::Full
     }
 

@@ -169,6 +169,44 @@ fn rule_4_a_retained_message_is_withheld_while_its_author_lacks_the_right() {
     assert_eq!(read(), "end", "a ban withholds what was stored");
 }
 
+/// Bounds on messages, from outside: a warm cache helps nobody, and what is granted at a low `QoS`
+/// opens nothing at a higher one.
+#[test]
+fn a_line_may_bound_the_qos_and_the_size_of_messages() {
+    let broker = Broker::start(|setup| {
+        setup.policy = "\
+p, user:bob,  t/#,   publish,   allow
+p, user:anna, own,   publish,   allow, qos <= 1 && payload <= '8 B'
+p, user:anna, own,   retain,    allow, payload <= '4 B'
+p, user:anna, t/#,   subscribe, allow, qos <= 0
+p, user:anna, t/one, subscribe, allow, payload <= '8 B'
+"
+        .to_owned();
+    });
+    let mut anna = broker.user(V5, "anna", ANNA);
+    for (payload, qos, allowed) in [
+        ("8 bytes!", 1, true),
+        ("and more!", 1, false),
+        ("8 bytes!", 2, false),
+        ("8 bytes!", 1, true),
+    ] {
+        let code = anna.publish("own", payload, qos);
+        assert_eq!(code != 0x87, allowed, "{payload} {qos}");
+    }
+    assert_ne!(anna.retain("own", "four", 1), 0x87);
+    assert_eq!(anna.retain("own", "five!", 1), 0x87);
+    let fields = [("principal", "user:anna"), ("action", "retain")];
+    broker.record("publish-denied", &fields);
+    assert_eq!(anna.subscribe(&["t/#"], 2), [0], "granted lower than asked");
+    assert_eq!(anna.subscribe(&["t/one"], 2), [2]);
+    let mut bob = broker.user(V5, "bob", BOB);
+    bob.publish("t/one", "too large to go out at QoS 1", 1);
+    bob.publish("t/two", "any size goes out at QoS 0", 1);
+    assert_eq!(anna.payload(), "any size goes out at QoS 0");
+    bob.publish("t/one", "small", 1);
+    assert_eq!(anna.payload(), "small");
+}
+
 /// Rule 7: a value of the client's choice stands for one literal level, or for nothing.
 #[test]
 fn rule_7_a_client_id_is_data_and_never_a_pattern() {

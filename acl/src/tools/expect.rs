@@ -12,6 +12,8 @@
 //! attributes = { "cert.ou" = "icu" }   # cert.FIELD and claim.PATH
 //! address = "10.1.2.3"                 # for conditions: where it comes from,
 //! time = "2026-11-24T09:00:00Z"        # and when; without it no time window is known to be open
+//! qos = 1                              # the message's, or asked for by a subscription; 0
+//! payload = "64 KiB"                   # the size of the message; "0 B"
 //! allow = ["publish devices/device-1/telemetry"]
 //! deny = ["publish devices/device-2/telemetry", "share workers"]
 //! full = ["devices/device-1/commands"] # subscriptions that are granted as a whole,
@@ -27,10 +29,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use portcullis_core::hook::Cover;
+use portcullis_core::wire::QoS;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Who, explain};
+use super::{Circumstances, Who, explain, payload_size};
 use crate::load::Sources;
 use crate::policy::{Act, Policy};
 
@@ -64,6 +67,9 @@ struct Test {
     attributes: BTreeMap<String, String>,
     address: Option<IpAddr>,
     time: Option<Spanned<String>>,
+    #[serde(default)]
+    qos: Option<Spanned<u8>>,
+    payload: Option<Spanned<String>>,
     #[serde(default)]
     allow: Vec<Spanned<String>>,
     #[serde(default)]
@@ -231,11 +237,26 @@ fn judge(suite: &str, text: &str, file: &File, policy: &Policy) -> Report {
             }
             time.ok().map(SystemTime::from)
         });
+        let mut circumstances = Circumstances::from(at);
+        if let Some(qos) = &test.qos {
+            match QoS::from_bits(*qos.get_ref()) {
+                Some(level) if *qos.get_ref() < 3 => circumstances.qos = level,
+                Some(_) | None => fail(qos.span().start, "qos is not 0, 1 or 2".into()),
+            }
+        }
+        if let Some(size) = &test.payload {
+            match payload_size(size.get_ref()) {
+                Ok(bytes) => circumstances.payload = bytes,
+                Err(message) => fail(size.span().start, message),
+            }
+        }
         match who(test).snapshot() {
             Err(error) => fail(test.principal.span().start, error),
             Ok(who) => {
                 for (expected, words) in &expectations {
-                    if let Err(message) = hold(policy, &who, at, *expected, words.get_ref()) {
+                    if let Err(message) =
+                        hold(policy, &who, circumstances, *expected, words.get_ref())
+                    {
                         fail(words.span().start, message);
                     }
                 }
@@ -289,7 +310,7 @@ fn expectations(test: &Test) -> Vec<(Expected, &Spanned<String>)> {
 fn hold(
     policy: &Policy,
     who: &portcullis_core::hook::Snapshot,
-    at: Option<SystemTime>,
+    circumstances: Circumstances,
     expected: Expected,
     words: &str,
 ) -> Result<(), String> {
@@ -309,7 +330,7 @@ fn hold(
             (act, topic)
         }
     };
-    let answer = explain(policy, who, at, act, topic)?;
+    let answer = explain(policy, who, circumstances, act, topic)?;
     let (holds, wish) = match expected {
         Expected::Allow => (answer.allowed, "allowed"),
         Expected::Deny => (!answer.allowed, "denied"),

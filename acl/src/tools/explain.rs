@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::time::SystemTime;
 
 use portcullis_core::hook::{Cover, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
-use super::{Effective, effective, rules, substituted};
+use super::{Circumstances, Effective, effective, rules, substituted};
 use crate::algebra::{self, View};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
@@ -66,7 +65,7 @@ impl fmt::Display for Explanation {
 }
 
 /// Answers whether `who` may do `act` on `topic` (a topic name; for `subscribe` a filter; for
-/// `share` a group) at a time, and why. Without a time no time window is known to be open.
+/// `share` a group) in these circumstances, and why.
 ///
 /// # Errors
 ///
@@ -74,12 +73,12 @@ impl fmt::Display for Explanation {
 pub fn explain(
     policy: &Policy,
     who: &Snapshot,
-    at: Option<SystemTime>,
+    circumstances: impl Into<Circumstances>,
     act: Act,
     topic: &str,
 ) -> Result<Explanation, String> {
     check(act, topic)?;
-    let rules = effective(policy, who, at);
+    let rules = effective(policy, who, circumstances);
     let of_act: Vec<&Effective> = rules.iter().filter(|rule| rule.act == act).collect();
     let mut explanation = Explanation {
         question: format!("{} {act} {topic}", who.principal()),
@@ -270,7 +269,7 @@ fn subscription(
     out.allowed = cover == Cover::Full;
     let [no, yes, ..] = &answer.examples;
     let deciding = match cover {
-        Cover::Full => rules
+        Cover::Full | Cover::Bounded => rules
             .iter()
             .filter(|rule| rule.effect == Effect::Allow)
             .find(|rule| overlaps(rule, filter))

@@ -98,7 +98,7 @@ impl<'a> Subject<'a> {
                 ),
                 "remove one of the two, or narrow the deny".into(),
             )),
-            Cover::Nothing(None) | Cover::Full | Cover::Partial(_) => None,
+            Cover::Nothing(None) | Cover::Full | Cover::Bounded | Cover::Partial(_) => None,
         }
     }
 
@@ -147,7 +147,7 @@ impl<'a> Subject<'a> {
                     self.name
                 ),
             )),
-            Cover::Full | Cover::Partial(_) => None,
+            Cover::Full | Cover::Bounded | Cover::Partial(_) => None,
         }
     }
 

@@ -15,7 +15,9 @@ use std::time::SystemTime;
 
 use portcullis_core::hook::{Credential, Identity, Principal, Rule, Snapshot};
 use portcullis_core::topic;
+use portcullis_core::wire::QoS;
 
+use crate::cond;
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Policy, PolicyRule};
 
@@ -97,6 +99,37 @@ impl Who {
     }
 }
 
+/// When something is asked, and about which message: what conditions may look at beside the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Without a time no time window is known to be open.
+    pub at: Option<SystemTime>,
+    /// The message's; of a subscription the one that is asked for.
+    pub qos: QoS,
+    /// The message's payload, bytes.
+    pub payload: u32,
+}
+
+/// About the smallest message, `QoS` 0 and empty.
+impl From<Option<SystemTime>> for Circumstances {
+    fn from(at: Option<SystemTime>) -> Self {
+        Self {
+            at,
+            qos: QoS::AtMostOnce,
+            payload: 0,
+        }
+    }
+}
+
+/// Reads the size of a payload as conditions write it: `64 KiB`.
+///
+/// # Errors
+///
+/// It is not one, and what one looks like.
+pub fn payload_size(text: &str) -> Result<u32, String> {
+    cond::size(text).map_err(|complaint| format!("{}; {}", complaint.message, complaint.remedy))
+}
+
 /// A rule that counts for a client, with the client's values in place of the placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
@@ -127,14 +160,21 @@ impl Effective {
     }
 }
 
-/// The rules that count for a client at a time, in the order of the files. The plain reading of
-/// the policy; what is compiled is tested against it. Without a time no time window is known to be
-/// open.
+/// The rules that count for a client in these circumstances, in the order of the files. The plain
+/// reading of the policy; what is compiled is tested against it.
 #[must_use]
-pub fn effective(policy: &Policy, who: &Snapshot, at: Option<SystemTime>) -> Vec<Effective> {
+pub fn effective(
+    policy: &Policy,
+    who: &Snapshot,
+    circumstances: impl Into<Circumstances>,
+) -> Vec<Effective> {
+    let Circumstances { at, qos, payload } = circumstances.into();
     let conditions = &policy.conditions;
     let truths = conditions.of(who, &conditions.windows_at(at));
-    rules(policy, who, |rule| Policy::in_force(rule, &truths))
+    rules(policy, who, |rule| {
+        let within = conditions.bounds(rule.cond).within(qos, payload);
+        within && Policy::in_force(rule, &truths)
+    })
 }
 
 /// The rules of a client's subjects that `wanted` picks.

@@ -2,8 +2,9 @@
 
 use portcullis_acl::tools::Who;
 use portcullis_acl::{Acl, Policy, Source, Sources};
-use portcullis_core::hook::Snapshot;
+use portcullis_core::hook::{MessageFacts, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
+use portcullis_core::wire::QoS;
 
 /// Loads a policy that is known to be good.
 pub(crate) fn policy(text: &str) -> Policy {
@@ -47,4 +48,10 @@ pub(crate) fn name(topic: &str) -> TopicName<'_> {
 #[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn filter(filter: &str) -> TopicFilter<'_> {
     TopicFilter::new(filter, TopicLimits::default()).unwrap()
+}
+
+/// The smallest message.
+#[allow(dead_code, reason = "not every test needs it")]
+pub(crate) fn small() -> MessageFacts {
+    MessageFacts::smallest(QoS::AtMostOnce)
 }

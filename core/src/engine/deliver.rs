@@ -45,7 +45,7 @@ impl Session {
         let mut state = self.lock();
         state.refresh(routing);
         let mut granted: Option<QoS> = None;
-        let mut covered = false;
+        let mut covered: Option<QoS> = None;
         let mut retain = false;
         let mut ids = Ids::new();
         let mut share = None;
@@ -58,7 +58,9 @@ impl Session {
                 continue;
             }
             granted = granted.max(Some(subscription.options.qos));
-            covered |= subscription.cover == Covered::Full;
+            if subscription.cover == Covered::Full {
+                covered = covered.max(Some(subscription.options.qos));
+            }
             retain |= subscription.options.retain_as_published && publication.asked.retain;
             ids.extend(subscription.id);
             share = subscription.share.clone().or(share);
@@ -72,6 +74,7 @@ impl Session {
             retain,
             subscription_ids: ids,
         };
+        let covered = covered >= Some(delivery.qos);
         let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
         let Ok(delivery) = authorized else {
             routing.metrics().deliveries_denied.inc();

@@ -146,9 +146,13 @@ impl<'e> Routing<'e> {
         }
     }
 
-    fn cover(&self, rights: &Rights, filter: TopicFilter<'_>) -> Result<Grant, String> {
-        let narrow = self.settings.enforcement.subscribe == PartlyCovered::Narrow;
-        guard::subscription(rights, filter, narrow, self.modules())
+    /// How a subscription that is granted at `qos` stands.
+    fn cover(&self, rights: &Rights, filter: TopicFilter<'_>, qos: QoS) -> Result<Grant, String> {
+        guard::subscription(rights, filter, qos, self.narrows(), self.modules())
+    }
+
+    fn narrows(&self) -> bool {
+        self.settings.enforcement.subscribe == PartlyCovered::Narrow
     }
 
     fn disconnects_revoked(&self) -> bool {

@@ -95,7 +95,7 @@ impl Engine {
                 // The limits are narrower than they were.
                 continue;
             };
-            let cover = routing.cover(&state.rights, filter);
+            let cover = routing.cover(&state.rights, filter, options.qos);
             let slot = state.next_slot();
             let entry = Entry {
                 session: Arc::clone(&session),

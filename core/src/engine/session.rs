@@ -137,9 +137,9 @@ impl Subscription {
 /// How a subscription stands under the present policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Covered {
-    /// Wholly: deliveries need no check.
+    /// Wholly: deliveries up to its `QoS` need no check.
     Full,
-    /// In part: each delivery is checked.
+    /// In part, or not for every message: each delivery is checked.
     Narrowed,
     /// No more: kept, delivers nothing.
     Suspended,
@@ -149,7 +149,7 @@ impl From<Grant> for Covered {
     fn from(grant: Grant) -> Self {
         match grant {
             Grant::Full => Self::Full,
-            Grant::Narrowed => Self::Narrowed,
+            Grant::Bounded | Grant::Narrowed => Self::Narrowed,
         }
     }
 }
@@ -216,7 +216,7 @@ impl State {
             let whole = subscription.text(routing.tree());
             let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
                 .map_err(|error| error.to_string())
-                .and_then(|filter| routing.cover(&self.rights, filter));
+                .and_then(|filter| routing.cover(&self.rights, filter, subscription.options.qos));
             let was = subscription.cover;
             subscription.cover = granted.as_ref().map_or(Covered::Suspended, |g| (*g).into());
             let suspended = subscription.cover == Covered::Suspended;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use crate::guard::Grant;
+use crate::guard::{self, Grant};
 use crate::hook::Event;
 use crate::topic::TopicFilter;
 use crate::wire::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
@@ -39,14 +39,19 @@ impl Engine {
             };
             self.modules.observe(&event, now);
         };
-        let grant = match routing.cover(&state.rights, filter) {
-            Ok(grant) => grant,
+        let asked = options.qos.min(routing.settings.mqtt.max_qos);
+        let narrow = routing.narrows();
+        let answer = guard::subscribe(&state.rights, filter, asked, narrow, &self.modules);
+        let grant = match answer {
+            Ok((grant, qos)) => {
+                options.qos = qos;
+                grant
+            }
             Err(rule) => {
                 denied(&rule);
                 return ReasonCode::NotAuthorized;
             }
         };
-        options.qos = options.qos.min(routing.settings.mqtt.max_qos);
         let known = self
             .tree
             .find(filter)

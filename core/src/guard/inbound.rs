@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crate::engine::Matched;
-use crate::hook::Modules;
+use crate::hook::{Alike, Modules};
 use crate::message::{Asked, Publication};
 
 use super::{Authorized, Denial, Rights, Subject};
@@ -28,14 +28,28 @@ pub(crate) struct Inbound {
 
 /// What is remembered of one topic: which rights were asked and granted in which policy
 /// generation, and who subscribed to it when the router was last asked.
-#[derive(Default)]
 pub(crate) struct RouteSlot {
     topic: Box<str>,
-    /// Bit 0: publish; bit 1: publish and retain; valid in `generation` only.
-    allowed: u8,
+    /// Which messages may be published, and which may be published and retained; valid in
+    /// `generation` only.
+    allowed: [Alike; 2],
     generation: u64,
     /// The router's own memory.
     pub(crate) matched: Option<Arc<Matched>>,
+}
+
+impl RouteSlot {
+    /// Nothing is known.
+    const EMPTY_ALLOWED: [Alike; 2] = [Alike::NONE; 2];
+
+    fn of(topic: &str) -> Self {
+        Self {
+            topic: topic.into(),
+            allowed: Self::EMPTY_ALLOWED,
+            generation: 0,
+            matched: None,
+        }
+    }
 }
 
 impl Inbound {
@@ -45,7 +59,7 @@ impl Inbound {
             subject,
             hasher: foldhash::fast::RandomState::default(),
             slots: Vec::new(),
-            spare: RouteSlot::default(),
+            spare: RouteSlot::of(""),
         }
     }
 
@@ -71,7 +85,6 @@ impl Inbound {
         modules: &Modules,
     ) -> Result<(Authorized<Publication<'a>>, &mut RouteSlot), (&'static str, Denial)> {
         let topic = publication.topic.as_str();
-        let bit = 1 << u8::from(publication.asked.retain);
         let Self {
             rights,
             hasher,
@@ -80,7 +93,7 @@ impl Inbound {
             ..
         } = self;
         let slot = if topic.len() > LONGEST {
-            *spare = RouteSlot::default();
+            *spare = RouteSlot::of("");
             spare
         } else {
             if slots.is_empty() {
@@ -89,28 +102,33 @@ impl Inbound {
             // The remainder is below SLOTS.
             let place = usize::try_from(hasher.hash_one(topic) % SLOTS as u64).unwrap_or_default();
             match slots.get_mut(place) {
-                Some(slot) => slot.get_or_insert_default(),
+                Some(slot) => slot.get_or_insert_with(|| RouteSlot::of("")),
                 None => spare,
             }
         };
         // Compared in full: a collision costs a lookup, never a wrong decision.
         if *slot.topic != *topic {
-            *slot = RouteSlot {
-                topic: topic.into(),
-                ..RouteSlot::default()
-            };
+            *slot = RouteSlot::of(topic);
         }
         if slot.generation != rights.generation {
-            slot.allowed = 0;
+            slot.allowed = RouteSlot::EMPTY_ALLOWED;
             slot.generation = rights.generation;
         }
-        if slot.allowed & bit == 0 {
+        let [plain, retained] = &mut slot.allowed;
+        let known = if publication.asked.retain {
+            retained
+        } else {
+            plain
+        };
+        if !known.holds(publication.qos, publication.payload.len()) {
             let asked = Asked {
                 will: false,
                 ..publication.asked
             };
-            rights.publish(publication.topic, asked, modules)?;
-            slot.allowed |= bit;
+            let message = publication.facts();
+            rights.publish(publication.topic, asked, &message, modules)?;
+            // It holds for messages like this one, and for no others.
+            *known = message.alike();
         }
         Ok((Authorized(publication), slot))
     }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::hook::{Action, Cover, Modules, Use};
+use crate::hook::{Action, Alike, Cover, MessageFacts, Modules, Use};
 use crate::journal::Mark;
 use crate::message::{Asked, Message, Publication};
 use crate::topic::TopicFilter;
@@ -129,36 +129,78 @@ pub struct Delivery<'a> {
 /// A subscription that the policy allows, wholly or in part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grant {
-    /// Every matching topic is allowed: deliveries need no check in this policy generation.
+    /// Every matching topic is allowed: deliveries up to the granted `QoS` need no check in this
+    /// policy generation.
     Full,
+    /// Every matching topic is allowed, but not for every message: deliveries are checked.
+    Bounded,
     /// Deliveries are checked one by one.
     Narrowed,
 }
 
-/// Whether `rights` cover a subscription, and what cut it if not.
+/// Whether `rights` cover a subscription that is granted at `qos`, and what cut it if not.
 pub(crate) fn subscription(
     rights: &Rights,
     filter: TopicFilter<'_>,
+    qos: QoS,
     narrow: bool,
     modules: &Modules,
 ) -> Result<Grant, String> {
-    if let Some(group) = filter.share() {
-        rights
-            .share(group, modules)
-            .map_err(|denial| rights.describe(denial, modules))?;
+    judge(rights, filter, qos, narrow, modules).0
+}
+
+/// At which `QoS`, `asked` or below, a subscription may be granted, and how: the highest at which
+/// it is covered as a whole; where it is narrowed at any rate, the lowest, at which most is covered.
+pub(crate) fn subscribe(
+    rights: &Rights,
+    filter: TopicFilter<'_>,
+    asked: QoS,
+    narrow: bool,
+    modules: &Modules,
+) -> Result<(Grant, QoS), String> {
+    let mut next = Some(asked);
+    let mut best = None;
+    while let Some(qos) = next {
+        let (answer, alike) = judge(rights, filter, qos, narrow, modules);
+        match answer {
+            Ok(grant @ (Grant::Full | Grant::Bounded)) => return Ok((grant, qos)),
+            Ok(Grant::Narrowed) => best = Some(Ok((Grant::Narrowed, qos))),
+            // What the client asked for is what the refusal explains.
+            Err(rule) => best = best.or(Some(Err(rule))),
+        }
+        next = alike.lower_qos();
     }
-    let (cover, who) = rights.cover(filter, modules);
+    best.unwrap_or_else(|| Err(rights.describe(Denial::SILENCE, modules)))
+}
+
+/// The answer at one `QoS`, and the messages for which it is the same.
+fn judge(
+    rights: &Rights,
+    filter: TopicFilter<'_>,
+    qos: QoS,
+    narrow: bool,
+    modules: &Modules,
+) -> (Result<Grant, String>, Alike) {
+    if let Some(group) = filter.share()
+        && let Err(denial) = rights.share(group, modules)
+    {
+        return (Err(rights.describe(denial, modules)), Alike::ALL);
+    }
+    let smallest = MessageFacts::smallest(qos);
+    let (cover, who) = rights.cover(filter, &smallest, modules);
     let describe = |rule| rights.describe(Denial { module: who, rule }, modules);
-    match cover {
+    let answer = match cover {
         Cover::Full => Ok(Grant::Full),
+        Cover::Bounded => Ok(Grant::Bounded),
         Cover::Partial(_) if narrow => Ok(Grant::Narrowed),
         Cover::Partial(rule) => Err(format!("covered in part only: {}", describe(rule))),
         Cover::Nothing(rule) => Err(describe(rule)),
-    }
+    };
+    (answer, smallest.alike())
 }
 
 /// Authorizes a delivery to the receiver with these `rights`. `covered` says that a subscription
-/// with [`Grant::Full`] of the same policy generation matched.
+/// with [`Grant::Full`] at the delivery's `QoS` or above, of the same policy generation, matched.
 pub(crate) fn deliver<'a>(
     rights: &Rights,
     delivery: Delivery<'a>,
@@ -166,7 +208,9 @@ pub(crate) fn deliver<'a>(
     modules: &Modules,
 ) -> Result<Authorized<Delivery<'a>>, Denial> {
     if !covered {
-        rights.decide(Action::Receive, delivery.publication.topic, modules)?;
+        let publication = delivery.publication;
+        let message = MessageFacts::new(delivery.qos, publication.payload.len());
+        rights.decide(Action::Receive, publication.topic, &message, modules)?;
     }
     Ok(Authorized(delivery))
 }
@@ -188,7 +232,12 @@ pub(crate) fn reopen<'a>(
     author.stands(Use::Stored, modules, now)?;
     author
         .rights(modules)
-        .publish(publication.topic, publication.asked, modules)
+        .publish(
+            publication.topic,
+            publication.asked,
+            &publication.facts(),
+            modules,
+        )
         .map_err(|(action, denial)| {
             let rule = author.rights(modules).describe(denial, modules);
             format!("its author may no longer {action}: {rule}")
@@ -215,7 +264,12 @@ pub(crate) fn internal<'a>(
 ) -> Result<Authorized<Publication<'a>>, Denial> {
     let rights = publication.author.rights(modules);
     rights
-        .publish(publication.topic, publication.asked, modules)
+        .publish(
+            publication.topic,
+            publication.asked,
+            &publication.facts(),
+            modules,
+        )
         .map_err(|(_, denial)| denial)?;
     Ok(Authorized(publication))
 }
@@ -226,6 +280,7 @@ pub(crate) fn will(
     rights: &Rights,
     modules: &Modules,
 ) -> Result<Stored<Message>, (&'static str, Denial)> {
-    rights.publish(publication.topic, publication.asked, modules)?;
+    let message = publication.facts();
+    rights.publish(publication.topic, publication.asked, &message, modules)?;
     Ok(Stored(publication.message()))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::hook::{Action, Cover, Decision, Grants, Modules, Rule, Snapshot};
+use crate::hook::{Action, Cover, Decision, Grants, MessageFacts, Modules, Rule, Snapshot};
 use crate::message::Asked;
 use crate::topic::{TopicFilter, TopicName};
 
@@ -26,7 +26,7 @@ pub(crate) struct Denial {
 }
 
 impl Denial {
-    const SILENCE: Self = Self {
+    pub(super) const SILENCE: Self = Self {
         module: None,
         rule: None,
     };
@@ -61,9 +61,10 @@ impl Rights {
         &self,
         action: Action,
         topic: TopicName<'_>,
+        message: &MessageFacts,
         modules: &Modules,
     ) -> Result<(), Denial> {
-        self.chain(modules, |grants| grants.decide(action, topic))
+        self.chain(modules, |grants| grants.decide(action, topic, message))
     }
 
     pub(crate) fn share(&self, group: &str, modules: &Modules) -> Result<(), Denial> {
@@ -75,10 +76,11 @@ impl Rights {
         &self,
         topic: TopicName<'_>,
         asked: Asked,
+        message: &MessageFacts,
         modules: &Modules,
     ) -> Result<(), (&'static str, Denial)> {
         let ask = |action, word| {
-            self.decide(action, topic, modules)
+            self.decide(action, topic, message, modules)
                 .map_err(|denial| (word, denial))
         };
         ask(Action::Publish, "publish")?;
@@ -116,24 +118,26 @@ impl Rights {
             .unwrap_or(Err(Denial::SILENCE))
     }
 
-    /// How much of a filter may be received. Two authorizers that each cover a part are read as a
+    /// How much of a filter may be received, at the `QoS` of `message`. Two authorizers that each cover a part are read as a
     /// part: every delivery is then checked by both.
     pub(crate) fn cover(
         &self,
         filter: TopicFilter<'_>,
+        message: &MessageFacts,
         modules: &Modules,
     ) -> (Cover, Option<usize>) {
         let answers: Option<SmallVec<[Cover; 1]>> = self
             .grants
             .iter()
-            .map(|grants| modules.contain("authorizer", || grants.cover(filter)))
+            .map(|grants| modules.contain("authorizer", || grants.cover(filter, message)))
             .collect();
         let mut best = (Cover::Nothing(None), None);
-        let mut full = 0;
+        let (mut whole, mut bounded) = (0, false);
         for (module, cover) in answers.iter().flatten().enumerate() {
             match cover {
-                Cover::Full => {
-                    full += 1;
+                Cover::Full | Cover::Bounded => {
+                    whole += 1;
+                    bounded |= *cover == Cover::Bounded;
                     if best.1.is_none() {
                         best = (Cover::Partial(None), None);
                     }
@@ -144,8 +148,9 @@ impl Rights {
                 Cover::Nothing(None) => {}
             }
         }
-        if full > 0 && full == self.grants.len() {
-            return (Cover::Full, None);
+        if whole > 0 && whole == self.grants.len() {
+            let cover = if bounded { Cover::Bounded } else { Cover::Full };
+            return (cover, None);
         }
         best
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Snapshot;
+use super::{MessageFacts, Snapshot};
 use crate::topic::{TopicFilter, TopicName};
 
 /// Decides what a client may do. Asked once per [`Snapshot`] and policy generation; the answer is
@@ -23,14 +23,16 @@ pub trait Authorizer: Send + Sync {
 
 /// The rights of one client in one policy generation. On the hot path: no lock, no allocation.
 pub trait Grants: Send + Sync {
-    /// Whether `action` on this concrete topic is allowed.
-    fn decide(&self, action: Action, topic: TopicName<'_>) -> Decision;
+    /// Whether `action` on this concrete topic is allowed for this message. The answer is kept for
+    /// all messages that the questions put to `message` do not tell apart.
+    fn decide(&self, action: Action, topic: TopicName<'_>, message: &MessageFacts) -> Decision;
 
     /// Whether joining the shared-subscription group is allowed.
     fn share(&self, group: &str) -> Decision;
 
-    /// How much of `filter` (without its `$share` prefix) the client may receive.
-    fn cover(&self, filter: TopicFilter<'_>) -> Cover;
+    /// How much of `filter` (without its `$share` prefix) the client may receive, if `message` is
+    /// delivered: the smallest of the `QoS` at which the subscription would be granted.
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover;
 
     /// A rule in words, with file and line, for logs and records.
     fn describe(&self, rule: Rule) -> String;
@@ -77,9 +79,11 @@ impl Decision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Cover {
-    /// Every topic that the filter matches is allowed, so a delivery needs no check in this
-    /// policy generation.
+    /// Every topic that the filter matches is allowed, whatever the message's size and at every
+    /// `QoS` up to the one asked about, so a delivery needs no check in this policy generation.
     Full,
+    /// Every topic is allowed, but not for every message: each delivery is checked.
+    Bounded,
     /// Some topics are allowed, some are not.
     Partial(Option<Rule>),
     /// Nothing is left.

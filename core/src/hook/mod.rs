@@ -17,6 +17,7 @@ mod admission;
 mod authenticate;
 mod authorize;
 mod clock;
+mod facts;
 mod identity;
 mod modules;
 mod observe;
@@ -29,6 +30,7 @@ pub use authenticate::{
 pub use authorize::{Action, Authorizer, Cover, Decision, Grants, Rule};
 pub(crate) use clock::TimeUp;
 pub use clock::{StopClock, Stopped};
+pub use facts::{Alike, MessageFacts};
 pub use identity::{Attributes, Identity, Principal, PrincipalError, Snapshot};
 pub use modules::Modules;
 pub(crate) use modules::Watch;

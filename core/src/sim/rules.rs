@@ -580,6 +580,15 @@ fn a_module_that_panics_is_a_refusal() {
     let author = Subject::system("sys", &modules);
     let topic = TopicName::new("t", Settings::default().mqtt.topic).unwrap();
     let rights = author.rights(&modules);
-    assert!(rights.decide(Action::Publish, topic, &modules).is_err());
+    assert!(
+        rights
+            .decide(
+                Action::Publish,
+                topic,
+                &MessageFacts::smallest(QoS::AtMostOnce),
+                &modules
+            )
+            .is_err()
+    );
     assert_eq!(modules.metrics.modules_failed.value(), 1);
 }

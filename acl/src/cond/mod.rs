@@ -3,12 +3,17 @@
 //!
 //! A language of comparisons, `&&`, `||` and `!`: every expression ends, costs no more than its
 //! length, and reads nothing but a client's snapshot and the clock. It is evaluated when a client's
-//! grants are made and when a time window opens or closes, never for a message.
+//! grants are made and when a time window opens or closes. What a line says of its messages (`qos
+//! <= 1`, `payload <= '64 KiB'`) is taken out of the expression as [`Bounds`]: two comparisons of
+//! numbers are all that is left to do for a message.
 //!
 //! A comparison with something that the client does not have is neither true nor false. What
 //! follows is Kleene's logic of three values, and at its end the strict reading: an allow line
 //! needs a yes, a deny line holds unless there is a no. So `!(cert.ou == 'icu')` in an allow line
 //! grants nothing to a client without certificate.
+
+mod bounds;
+mod parse;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -19,24 +24,12 @@ use portcullis_core::hook::Snapshot;
 use crate::error::Complaint;
 use crate::pattern::Slot;
 use crate::policy::Effect;
-use crate::suggest::nearest;
 use crate::window::Window;
 
-/// Longest condition, bytes.
-const MAX_LENGTH: usize = 4096;
-/// Deepest nesting of parentheses and `!`.
-const MAX_DEPTH: u32 = 16;
+pub(crate) use bounds::{Bounds, size};
 
-/// Every word that may begin a comparison and has no free part.
-const WORDS: [&str; 7] = [
-    "name",
-    "principal",
-    "client_id",
-    "listener",
-    "username",
-    "source",
-    "time",
-];
+/// Most different bounds on messages in one policy: each is asked about by itself.
+const MAX_BOUNDS: usize = 32;
 
 /// The answer of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,12 +68,17 @@ pub(crate) struct Conditions {
     list: Vec<Condition>,
     numbers: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
     windows: Vec<Window>,
+    /// Each once.
+    bounds: Vec<Bounds>,
 }
 
 #[derive(Debug)]
 struct Condition {
     text: Box<str>,
+    /// Of the client and the time.
     expr: Expr,
+    /// Of the message.
+    bounds: Bounds,
 }
 
 #[derive(Debug)]
@@ -92,6 +90,8 @@ enum Expr {
     Source(Vec<Network>),
     /// By number.
     Time(Vec<usize>),
+    /// Of the message; only while an expression is read.
+    Message(Bounds),
 }
 
 impl Conditions {
@@ -104,11 +104,21 @@ impl Conditions {
         if let Some(number) = self.numbers.get(text) {
             return Ok(*number);
         }
-        let expr = Parser::parse(text, &mut self.windows)?;
+        let (expr, bounds) = parse::condition(text, &mut self.windows)?;
+        if bounds != Bounds::ALL && !self.bounds.contains(&bounds) {
+            if self.bounds.len() >= MAX_BOUNDS {
+                return Err(Complaint::new(
+                    format!("these are more than {MAX_BOUNDS} different bounds on messages"),
+                    "use the same few sizes for all lines",
+                ));
+            }
+            self.bounds.push(bounds);
+        }
         let number = u32::try_from(self.list.len()).unwrap_or(u32::MAX);
         self.list.push(Condition {
             text: text.into(),
             expr,
+            bounds,
         });
         self.numbers.insert(text.into(), number);
         Ok(number)
@@ -116,6 +126,12 @@ impl Conditions {
 
     pub(crate) fn text(&self, number: u32) -> &str {
         self.list.get(number as usize).map_or("", |c| &c.text)
+    }
+
+    /// The messages that a line with this condition is about.
+    pub(crate) fn bounds(&self, number: Option<u32>) -> Bounds {
+        let condition = number.and_then(|number| self.list.get(number as usize));
+        condition.map_or(Bounds::ALL, |condition| condition.bounds)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -130,7 +146,7 @@ impl Conditions {
             .collect()
     }
 
-    /// What each condition says of a client while these windows are open.
+    /// What each condition says of a client, apart from its messages, while these windows are open.
     pub(crate) fn of(&self, who: &Snapshot, windows: &[Truth]) -> Vec<Truth> {
         let list = self.list.iter();
         list.map(|condition| condition.expr.of(who, windows))
@@ -171,6 +187,8 @@ impl Expr {
                     .max()
                     .unwrap_or(Truth::Unknown)
             }
+            // Taken out when the condition was read.
+            Self::Message(_) => Truth::Unknown,
         }
     }
 
@@ -183,7 +201,7 @@ impl Expr {
             }
             Self::Not(part) => part.slots(found),
             Self::Is(slot, _) => found.push(slot),
-            Self::Source(_) | Self::Time(_) => {}
+            Self::Source(_) | Self::Time(_) | Self::Message(_) => {}
         }
     }
 }
@@ -251,313 +269,10 @@ fn bits(address: IpAddr) -> u128 {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token<'a> {
-    Word(&'a str),
-    Text(&'a str),
-    Sign(&'a str),
-}
-
-impl std::fmt::Display for Token<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Word(text) | Self::Sign(text) => write!(f, "`{text}`"),
-            Self::Text(text) => write!(f, "'{text}'"),
-        }
-    }
-}
-
-const SIGNS: [&str; 10] = ["&&", "||", "==", "!=", "!", "(", ")", "[", "]", ","];
-
-fn tokens(text: &str) -> Result<Vec<Token<'_>>, Complaint> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        if first == '\'' {
-            let inside = rest.get(1..).unwrap_or_default();
-            let (text, after) = inside
-                .split_once('\'')
-                .ok_or_else(|| Complaint::new("a quote is not closed", "end the text with `'`"))?;
-            tokens.push(Token::Text(text));
-            rest = after.trim_start();
-            continue;
-        }
-        if let Some(sign) = SIGNS.iter().find(|sign| rest.starts_with(**sign)) {
-            tokens.push(Token::Sign(sign));
-            rest = rest.get(sign.len()..).unwrap_or_default().trim_start();
-            continue;
-        }
-        let inside = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-        let end = rest.find(|c| !inside(c)).unwrap_or(rest.len());
-        if end == 0 {
-            let remedy = match first {
-                '=' => "compare with `==`",
-                '&' => "write `&&`",
-                '|' => "write `||`",
-                _ => "conditions have words, 'texts', ==, !=, in [..], &&, ||, ! and parentheses",
-            };
-            return Err(Complaint::new(
-                format!("`{first}` does not belong in a condition"),
-                remedy,
-            ));
-        }
-        let (word, after) = rest.split_at(end);
-        tokens.push(Token::Word(word));
-        rest = after.trim_start();
-    }
-    Ok(tokens)
-}
-
-struct Parser<'a> {
-    tokens: std::iter::Peekable<std::vec::IntoIter<Token<'a>>>,
-    windows: &'a mut Vec<Window>,
-}
-
-impl<'a> Parser<'a> {
-    fn parse(text: &'a str, windows: &'a mut Vec<Window>) -> Result<Expr, Complaint> {
-        if text.len() > MAX_LENGTH {
-            return Err(Complaint::new(
-                format!("the condition is longer than {MAX_LENGTH} bytes"),
-                "use a role, or several lines",
-            ));
-        }
-        let mut parser = Self {
-            tokens: tokens(text)?.into_iter().peekable(),
-            windows,
-        };
-        if parser.tokens.peek().is_none() {
-            return Err(Complaint::new(
-                "the condition is empty",
-                "end the line after allow or deny",
-            ));
-        }
-        let expr = parser.any(0)?;
-        match parser.tokens.next() {
-            None => Ok(expr),
-            Some(token) => Err(Complaint::new(
-                format!("{token} follows a whole condition"),
-                match token {
-                    Token::Word("and") => "write `&&`",
-                    Token::Word("or") => "write `||`",
-                    Token::Word(_) | Token::Text(_) | Token::Sign(_) => {
-                        "put `&&` or `||` between two conditions"
-                    }
-                },
-            )),
-        }
-    }
-
-    fn take(&mut self, sign: &str) -> bool {
-        let is = matches!(self.tokens.peek(), Some(Token::Sign(next)) if *next == sign);
-        if is {
-            self.tokens.next();
-        }
-        is
-    }
-
-    fn any(&mut self, depth: u32) -> Result<Expr, Complaint> {
-        let first = self.all(depth)?;
-        let mut parts = vec![first];
-        while self.take("||") {
-            parts.push(self.all(depth)?);
-        }
-        Ok(single(parts, Expr::Any))
-    }
-
-    fn all(&mut self, depth: u32) -> Result<Expr, Complaint> {
-        let first = self.one(depth)?;
-        let mut parts = vec![first];
-        while self.take("&&") {
-            parts.push(self.one(depth)?);
-        }
-        Ok(single(parts, Expr::All))
-    }
-
-    fn one(&mut self, depth: u32) -> Result<Expr, Complaint> {
-        if depth > MAX_DEPTH {
-            return Err(Complaint::new(
-                format!("the condition is nested deeper than {MAX_DEPTH}"),
-                "use a role, or several lines",
-            ));
-        }
-        if self.take("!") {
-            return Ok(Expr::Not(Box::new(self.one(depth + 1)?)));
-        }
-        if self.take("(") {
-            let inside = self.any(depth + 1)?;
-            if !self.take(")") {
-                return Err(Complaint::new("a parenthesis is not closed", "add `)`"));
-            }
-            return Ok(inside);
-        }
-        match self.tokens.next() {
-            Some(Token::Word(word)) => self.comparison(word),
-            Some(token) => Err(Complaint::new(
-                format!("{token} stands where a comparison begins"),
-                "write what is compared first: `cert.ou == 'icu'`",
-            )),
-            None => Err(Complaint::new(
-                "the condition ends too early",
-                "write a comparison, such as `cert.ou == 'icu'`",
-            )),
-        }
-    }
-
-    fn comparison(&mut self, word: &str) -> Result<Expr, Complaint> {
-        match word {
-            "source" => self.source(),
-            "time" => self.time(),
-            "max-qos" | "max-payload" | "max_qos" | "max_payload" => Err(Complaint::new(
-                format!("`{word}` is not supported yet"),
-                "leave it out, or use max-qos and max-packet-size under [mqtt], for all clients",
-            )),
-            _ => {
-                let slot = slot(word)?;
-                let (values, equal) = self.operand(word)?;
-                let values = values.into_iter().map(Into::into).collect();
-                Ok(negated(Expr::Is(slot, values), equal))
-            }
-        }
-    }
-
-    fn source(&mut self) -> Result<Expr, Complaint> {
-        let (texts, equal) = self.operand("source")?;
-        let networks: Result<Vec<_>, _> = texts.into_iter().map(Network::parse).collect();
-        Ok(negated(Expr::Source(networks?), equal))
-    }
-
-    fn time(&mut self) -> Result<Expr, Complaint> {
-        let remedy = "write `time in 'Mon-Fri 08:00-18:00 Europe/Berlin'`, or `time before` or \
-                      `time after` with '2026-12-01T06:00:00Z'";
-        let windows = match (self.tokens.next(), self.tokens.peek().copied()) {
-            (Some(Token::Word("in")), Some(Token::Text(text))) => {
-                self.tokens.next();
-                vec![Window::weekly(text)?]
-            }
-            (Some(Token::Word("in")), Some(Token::Sign("["))) => {
-                let texts = self.list()?;
-                let windows: Result<Vec<_>, _> = texts.into_iter().map(Window::weekly).collect();
-                windows?
-            }
-            (Some(Token::Word(word @ ("before" | "after"))), Some(Token::Text(text))) => {
-                self.tokens.next();
-                vec![Window::instant(word == "before", text)?]
-            }
-            _ => return Err(Complaint::new("`time` is not followed by a window", remedy)),
-        };
-        let numbers = windows.into_iter().map(|window| {
-            let known = self.windows.iter().position(|known| *known == window);
-            known.unwrap_or_else(|| {
-                self.windows.push(window);
-                self.windows.len() - 1
-            })
-        });
-        Ok(Expr::Time(numbers.collect()))
-    }
-
-    /// What follows the first word; `false` for `!=`.
-    fn operand(&mut self, word: &str) -> Result<(Vec<&'a str>, bool), Complaint> {
-        let operator = self.tokens.next();
-        let equal = match operator {
-            Some(Token::Word("in")) => return Ok((self.list()?, true)),
-            Some(Token::Sign("==")) => true,
-            Some(Token::Sign("!=")) => false,
-            other => {
-                let found = other.map_or_else(|| "nothing".to_owned(), |token| token.to_string());
-                return Err(Complaint::new(
-                    format!("`{word}` is followed by {found}"),
-                    "compare it: == 'x', != 'x', or in ['x', 'y']",
-                ));
-            }
-        };
-        match self.tokens.next() {
-            Some(Token::Text(text)) => Ok((vec![text], equal)),
-            other => Err(no_text(other)),
-        }
-    }
-
-    fn list(&mut self) -> Result<Vec<&'a str>, Complaint> {
-        if !self.take("[") {
-            return Err(Complaint::new(
-                "`in` is not followed by a list",
-                "write `in ['x', 'y']`",
-            ));
-        }
-        let mut texts = Vec::new();
-        loop {
-            match self.tokens.next() {
-                Some(Token::Text(text)) => texts.push(text),
-                other => return Err(no_text(other)),
-            }
-            if self.take("]") {
-                return Ok(texts);
-            }
-            if !self.take(",") {
-                return Err(Complaint::new(
-                    "a list goes on without a comma",
-                    "write `in ['x', 'y']`",
-                ));
-            }
-        }
-    }
-}
-
-fn no_text(token: Option<Token<'_>>) -> Complaint {
-    let found = token.map_or_else(|| "nothing".to_owned(), |token| token.to_string());
-    Complaint::new(
-        format!("{found} stands where a text is expected"),
-        "write texts in single quotes: 'icu'",
-    )
-}
-
-fn single(mut parts: Vec<Expr>, join: impl Fn(Vec<Expr>) -> Expr) -> Expr {
-    if parts.len() == 1
-        && let Some(only) = parts.pop()
-    {
-        return only;
-    }
-    join(parts)
-}
-
-fn negated(expr: Expr, equal: bool) -> Expr {
-    if equal {
-        expr
-    } else {
-        Expr::Not(Box::new(expr))
-    }
-}
-
-/// The fact that a word names.
-fn slot(word: &str) -> Result<Slot, Complaint> {
-    if let Ok(slot) = Slot::parse(word) {
-        return Ok(slot);
-    }
-    let (head, tail) = word.split_once('.').unwrap_or((word, ""));
-    let near = if tail.is_empty() {
-        let near = nearest(&head.replace('-', "_"), WORDS).map(str::to_owned);
-        near.or_else(|| {
-            ["max-qos", "max-payload"]
-                .into_iter()
-                .find(|w| *w == head)
-                .map(Into::into)
-        })
-    } else {
-        nearest(head, ["cert", "claim"]).map(|word| format!("{word}.{tail}"))
-    };
-    let remedy = match near {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => "conditions know name, principal, client_id, listener, username, source, time, \
-                 cert.FIELD and claim.PATH"
-            .into(),
-    };
-    Err(Complaint::new(
-        format!("`{word}` is not a word of conditions"),
-        remedy,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
+    use portcullis_core::wire::QoS;
+
     use super::*;
     use crate::tools::Who;
 
@@ -615,6 +330,56 @@ mod tests {
         ] {
             assert_eq!(say(text, &client()), truth, "{text}");
         }
+    }
+
+    #[test]
+    fn bounds_are_taken_out_of_the_condition() {
+        use QoS::{AtLeastOnce, AtMostOnce, ExactlyOnce};
+        for (text, within, beyond) in [
+            ("qos <= 1", (AtLeastOnce, 9), (ExactlyOnce, 9)),
+            ("qos < 1", (AtMostOnce, 9), (AtLeastOnce, 9)),
+            ("qos == 1", (AtLeastOnce, 9), (AtMostOnce, 9)),
+            ("qos >= 1", (ExactlyOnce, 9), (AtMostOnce, 9)),
+            ("!qos >= 1", (AtMostOnce, 9), (AtLeastOnce, 9)),
+            ("!!(qos <= 0)", (AtMostOnce, 9), (AtLeastOnce, 9)),
+            ("payload <= '1 KiB'", (AtMostOnce, 1024), (AtMostOnce, 1025)),
+            ("payload < '1 KiB'", (AtMostOnce, 1023), (AtMostOnce, 1024)),
+            ("payload > '1 KiB'", (AtMostOnce, 1025), (AtMostOnce, 1024)),
+            (
+                "!(payload <= '1 KiB')",
+                (AtMostOnce, 1025),
+                (AtMostOnce, 1024),
+            ),
+            ("payload == '0 B'", (ExactlyOnce, 0), (ExactlyOnce, 1)),
+            (
+                "name == 'pump-17' && (qos <= 1 && payload <= '2 B')",
+                (AtLeastOnce, 2),
+                (AtLeastOnce, 3),
+            ),
+        ] {
+            let mut conditions = Conditions::default();
+            let number = conditions.number(text).map_err(|c| c.message).unwrap();
+            let bounds = conditions.bounds(Some(number));
+            assert!(bounds.within(within.0, within.1), "{text}");
+            assert!(!bounds.within(beyond.0, beyond.1), "{text}");
+            // What is left of it is about the client alone.
+            assert_eq!(say(text, &client()), Truth::Yes, "{text}");
+        }
+    }
+
+    /// Rule 9: each kind of bounds is asked about by itself.
+    #[test]
+    fn a_policy_has_only_so_many_different_bounds() {
+        let mut conditions = Conditions::default();
+        for size in 0..MAX_BOUNDS {
+            for name in ["a", "b"] {
+                let text = format!("payload <= '{size} B' && name == '{name}'");
+                assert!(conditions.number(&text).is_ok(), "{text}");
+            }
+        }
+        let complaint = conditions.number("payload <= '1 MiB'").unwrap_err();
+        assert!(complaint.message.contains("more than 32"));
+        assert!(conditions.number("payload <= '0 B'").is_ok());
     }
 
     #[test]
@@ -677,11 +442,28 @@ mod tests {
             ("time == 'x'", "`time` is not followed by a window"),
             ("time in 'Mon 08:00 UTC'", "is not a span of hours"),
             ("time before 'tomorrow'", "is not an instant"),
-            ("max-qos == '1'", "`max-qos` is not supported yet"),
+            ("max-qos == 1", "write `qos <= 1`"),
+            ("max-payload == '1 KiB'", "write `payload <= '64 KiB'`"),
+            ("qos <= 3", "`3` is not a QoS"),
+            ("qos", "`qos` is followed by nothing"),
+            ("qos != 1", "with <=, >=, <, > or =="),
+            ("qos in [0, 1]", "`qos` is followed by `in`"),
+            ("qos <= payload", "`payload` is not a QoS"),
+            ("payload <= 64", "`payload` is compared with `64`"),
+            ("payload <= '64'", "'64' is not a size"),
+            ("payload <= '64 kb'", "'64 kb' is not a size"),
+            ("payload <= '4 GiB'", "'4 GiB' is not a size"),
+            ("payload < '0 B'", "no message is within"),
+            ("qos > 2", "no message is within"),
+            ("qos > 1 && qos < 1", "no message is within"),
+            ("qos <= 1 || name == 'a'", "write a line for each"),
             (
-                "max-payload == '1 KiB'",
-                "`max-payload` is not supported yet",
+                "name == 'a' && !(qos <= 1 && name == 'b')",
+                "write a line for each",
             ),
+            ("!(qos == 1)", "write a line for each"),
+            ("!(qos <= 1 && payload <= '1 B')", "write a line for each"),
+            ("qos <= 1 && qos", "`qos` is followed by nothing"),
             ("name == 'a'; name", "`;` does not belong in a condition"),
             (&deep, "nested deeper"),
             (&long, "longer than"),

@@ -1,0 +1,313 @@
+//! Lines about some messages only: `qos <= 1`, `payload <= '64 KiB'`.
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+mod common;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use common::{acl, described, filter, name, policy, small, who};
+use portcullis_acl::tools::{Circumstances, diff, effective, expect, explain};
+use portcullis_acl::{Acl, Act, Effect, Policy, Source, Sources};
+use portcullis_core::hook::{Action, Authorizer, Cover, Decision, MessageFacts, Rule};
+use portcullis_core::wire::QoS;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+const LEVELS: [QoS; 3] = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce];
+
+const CAMERAS: &str = "\
+p, role:camera, cam/{name}/state,  publish,   allow, qos <= 1 && payload <= '1 KiB'
+p, role:camera, cam/{name}/image,  publish,   allow, \"payload <= '256 KiB'\"
+p, role:camera, cam/{name}/state,  retain,    allow, payload <= '100 B'
+p, *,           cam/+/image,       publish,   deny,  payload > '128 KiB' && listener == 'internet'
+p, role:viewer, cam/#,             subscribe, allow, qos <= 1
+p, role:thin,   cam/#,             subscribe, allow, payload <= '1 KiB'
+";
+
+fn at(qos: u8, payload: usize) -> MessageFacts {
+    MessageFacts::new(QoS::from_bits(qos).unwrap(), payload)
+}
+
+#[test]
+fn a_bounded_line_is_about_messages_within_its_bounds() {
+    let acl = acl(CAMERAS);
+    let camera = acl.grants(&who("cert:c1", "c1", &["camera"]));
+    for (action, topic, qos, payload, allowed) in [
+        (Action::Publish, "cam/c1/state", 0, 0, true),
+        (Action::Publish, "cam/c1/state", 1, 1024, true),
+        (Action::Publish, "cam/c1/state", 1, 1025, false),
+        (Action::Publish, "cam/c1/state", 2, 10, false),
+        (Action::Retain, "cam/c1/state", 1, 100, true),
+        (Action::Retain, "cam/c1/state", 1, 101, false),
+        (Action::Publish, "cam/c2/state", 0, 0, false),
+        (Action::Publish, "cam/c1/image", 2, 128 << 10, true),
+        (Action::Publish, "cam/c1/image", 2, (128 << 10) + 1, false),
+    ] {
+        let decision = camera.decide(action, name(topic), &at(qos, payload));
+        assert_eq!(decision.is_allowed(), allowed, "{topic} {qos} {payload}");
+    }
+    let mut inside = described("cert:c1", "c1", &["camera"]);
+    inside.listener = "inside".into();
+    let inside = acl.grants(&inside.snapshot().unwrap());
+    let image = name("cam/c1/image");
+    let decide = |payload| inside.decide(Action::Publish, image, &at(0, payload));
+    assert!(
+        decide(256 << 10).is_allowed(),
+        "the deny is about another listener"
+    );
+    assert_eq!(decide((256 << 10) + 1), Decision::Silent);
+}
+
+/// An answer holds for messages that no line tells from this one, and for no others.
+#[test]
+fn a_decision_says_for_which_messages_it_holds() {
+    let acl = acl(CAMERAS);
+    let camera = acl.grants(&who("cert:c1", "c1", &["camera"]));
+    let message = at(1, 1000);
+    let _ = camera.decide(Action::Publish, name("cam/c1/state"), &message);
+    let alike = message.alike();
+    assert!(alike.holds(QoS::AtMostOnce, 1024) && alike.holds(QoS::AtLeastOnce, 0));
+    assert!(!alike.holds(QoS::ExactlyOnce, 0) && !alike.holds(QoS::AtMostOnce, 1025));
+    // Lines that do not match do not matter: everything that is said of this topic is said always.
+    let free = common::acl(&format!("{CAMERAS}p, *, free, publish, allow\n"));
+    let message = at(0, 10);
+    let grants = free.grants(&who("cert:c1", "c1", &["camera"]));
+    assert!(
+        grants
+            .decide(Action::Publish, name("free"), &message)
+            .is_allowed()
+    );
+    assert!(message.alike().holds(QoS::ExactlyOnce, 1 << 28));
+}
+
+/// A subscription is judged by the smallest message at its `QoS`.
+#[test]
+fn a_subscription_is_bounded_in_qos_and_its_deliveries_in_size() {
+    let acl = acl(CAMERAS);
+    let viewer = acl.grants(&who("user:v", "v", &["viewer"]));
+    let cover = |qos| viewer.cover(filter("cam/#"), &at(qos, 0));
+    assert_eq!((cover(0), cover(1)), (Cover::Full, Cover::Full));
+    assert_eq!(cover(2), Cover::Nothing(None));
+    let thin = acl.grants(&who("user:t", "t", &["thin"]));
+    assert_eq!(thin.cover(filter("cam/#"), &at(2, 0)), Cover::Bounded);
+    assert_eq!(thin.cover(filter("#"), &at(2, 0)), Cover::Partial(None));
+    let decide = |payload| thin.decide(Action::Receive, name("cam/x"), &at(2, payload));
+    assert!(decide(1024).is_allowed() && !decide(1025).is_allowed());
+    // Bounds on publishing cost a subscriber nothing.
+    let plain = common::acl(&format!(
+        "{CAMERAS}p, role:camera, all/#, subscribe, allow\n"
+    ));
+    let camera = plain.grants(&who("cert:c1", "c1", &["camera"]));
+    assert_eq!(camera.cover(filter("all/#"), &small()), Cover::Full);
+}
+
+#[test]
+fn the_tools_know_messages() {
+    let policy = policy(CAMERAS);
+    let camera = who("cert:c1", "c1", &["camera"]);
+    let ask = |qos: QoS, payload| {
+        let circumstances = Circumstances {
+            at: None,
+            qos,
+            payload,
+        };
+        explain(
+            &policy,
+            &camera,
+            circumstances,
+            Act::Publish,
+            "cam/c1/state",
+        )
+        .unwrap()
+    };
+    assert!(ask(QoS::AtLeastOnce, 1024).allowed);
+    let refused = ask(QoS::AtLeastOnce, 1025);
+    assert!(!refused.allowed);
+    let said = refused.to_string();
+    assert!(said.contains("policy.csv:1"), "{said}");
+    assert!(said.contains("its condition does not hold"), "{said}");
+    let tests = "\
+[[test]]
+name = \"small\"
+principal = \"cert:c1\"
+roles = [\"camera\"]
+qos = 1
+payload = \"1 KiB\"
+allow = [\"publish cam/c1/state\"]
+[[test]]
+name = \"large\"
+principal = \"cert:c1\"
+roles = [\"camera\"]
+payload = \"2 KiB\"
+deny = [\"publish cam/c1/state\"]
+";
+    let report = expect::check("t.toml", tests, &policy);
+    assert!(report.passed(), "{report}");
+    for (from, to, says) in [
+        ("qos = 1", "qos = 3", "t.toml:5: qos is not 0, 1 or 2"),
+        ("\"2 KiB\"", "\"2 kb\"", "t.toml:12: '2 kb' is not a size"),
+    ] {
+        let report = expect::check("t.toml", &tests.replace(from, to), &policy);
+        assert!(report.to_string().contains(says), "{report}");
+    }
+    let wider = common::policy(&CAMERAS.replace("256 KiB", "512 KiB"));
+    let changes: Vec<String> = diff(&policy, &wider)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            "role:camera gains publish cam/{name}/image, when payload <= '512 KiB'",
+            "role:camera loses publish cam/{name}/image, when payload <= '256 KiB'",
+        ]
+    );
+}
+
+#[test]
+fn a_subscription_that_no_small_message_gets_is_warned_of() {
+    for (line, warned) in [
+        ("p, cert:a, t, subscribe, allow, qos >= 1", true),
+        ("p, cert:a, t, subscribe, allow, payload > '1 KiB'", true),
+        ("p, cert:a, t, subscribe, allow, qos <= 1", false),
+        ("p, cert:a, t, subscribe, deny, payload > '1 KiB'", false),
+        ("p, cert:a, t, publish, allow, payload > '1 KiB'", false),
+    ] {
+        let sources = Sources {
+            policies: vec![Source::new("policy.csv", line)],
+            ..Sources::default()
+        };
+        let loaded = Policy::load(&sources).unwrap();
+        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let found = warnings
+            .iter()
+            .any(|w| w.contains("judged by the smallest message"));
+        assert_eq!(found, warned, "{line}: {warnings:?}");
+    }
+}
+
+fn line() -> impl Strategy<Value = String> {
+    (
+        select(vec!["*", "cert:a", "role:x"]),
+        select(vec!["t", "t/+", "t/#", "+/a", "t/{client_id}"]),
+        select(vec!["publish", "subscribe"]),
+        select(vec!["allow", "allow", "deny"]),
+        select(vec![
+            "",
+            "qos <= 1",
+            "qos == 0",
+            "qos > 0",
+            "payload <= '10 B'",
+            "payload <= '20 B' && listener == 'internet'",
+            "payload > '10 B' && claim.s == 'n'",
+            "qos <= 1 && payload <= '20 B'",
+            "!(payload <= '20 B')",
+        ]),
+    )
+        .prop_map(|(subject, topic, act, effect, cond)| match cond {
+            "" => format!("p, {subject}, {topic}, {act}, {effect}"),
+            _ => format!("p, {subject}, {topic}, {act}, {effect}, \"{cond}\""),
+        })
+}
+
+const TOPICS: [&str; 5] = ["t", "t/a", "t/c", "u/a", "t/a/b"];
+const SIZES: [u32; 5] = [0, 10, 11, 20, 21];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// What is compiled says of every message what the lines say, and a remembered answer holds.
+    #[test]
+    fn compiled_bounds_equal_the_plain_reading(
+        lines in prop::collection::vec(line(), 1..10),
+        claim in select(vec![None, Some("n"), Some("s")]),
+        roles in select(vec![vec![], vec!["x"]]),
+    ) {
+        let mut text = String::new();
+        for line in &lines {
+            writeln!(text, "{line}").unwrap();
+        }
+        let policy = Arc::new(policy(&text));
+        let mut client = described("cert:a", "c", &roles);
+        client.attributes.extend(claim.map(|value| ("claim.s".to_owned(), value.to_owned())));
+        let client = client.snapshot().unwrap();
+        let grants = Acl::new(Arc::clone(&policy)).grants(&client);
+        for (act, action) in [(Act::Publish, Action::Publish), (Act::Subscribe, Action::Receive)] {
+            for topic in TOPICS {
+                let mut answers = Vec::new();
+                for (qos, payload) in LEVELS.iter().flat_map(|q| SIZES.map(|size| (*q, size))) {
+                    let circumstances = Circumstances { at: None, qos, payload };
+                    let rules = effective(&policy, &client, circumstances);
+                    let of = |effect| {
+                        let fits = |r: &&portcullis_acl::tools::Effective| {
+                            r.act == act && r.effect == effect && r.matches(topic)
+                        };
+                        rules.iter().filter(fits).map(|r| r.rule).collect::<Vec<Rule>>()
+                    };
+                    let message = MessageFacts::new(qos, payload as usize);
+                    let got = grants.decide(action, name(topic), &message);
+                    let (allows, denies) = (of(Effect::Allow), of(Effect::Deny));
+                    let right = match got {
+                        Decision::Deny(rule) => denies.contains(&rule),
+                        Decision::Allow(rule) => denies.is_empty() && allows.contains(&rule),
+                        Decision::Silent => denies.is_empty() && allows.is_empty(),
+                    };
+                    prop_assert!(right, "{text} {act} {topic} {qos:?} {payload} {got:?}");
+                    answers.push((qos, payload, got.is_allowed(), message.alike()));
+                }
+                for (.., answer, alike) in &answers {
+                    for (qos, payload, other, _) in &answers {
+                        let same = !alike.holds(*qos, *payload as usize) || other == answer;
+                        prop_assert!(same, "{text} {act} {topic} {alike:?} {qos:?} {payload}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// In full: every message up to the `QoS`. Bounded: the smallest, of every topic.
+    #[test]
+    fn cover_says_what_deliveries_will_be_told(
+        lines in prop::collection::vec(line(), 1..8),
+        asked in select(vec!["t", "t/a", "t/+", "t/#", "+/a"]),
+    ) {
+        let mut text = String::new();
+        for line in &lines {
+            writeln!(text, "{line}").unwrap();
+        }
+        let grants = acl(&text).grants(&who("cert:a", "c", &["x"]));
+        let topics = || TOPICS.iter().filter(|topic| portcullis_core::topic::matches(asked, topic));
+        let may = |topic: &str, qos: QoS, size: u32| {
+            let message = MessageFacts::new(qos, size as usize);
+            grants.decide(Action::Receive, name(topic), &message).is_allowed()
+        };
+        for qos in LEVELS {
+            let message = MessageFacts::smallest(qos);
+            let cover = grants.cover(filter(asked), &message);
+            let smallest = topics().all(|topic| may(topic, qos, 0));
+            let every = topics().all(|topic| {
+                let below = LEVELS.iter().filter(|level| **level <= qos);
+                below.flat_map(|q| SIZES.map(|size| (*q, size))).all(|(q, size)| may(topic, q, size))
+            });
+            match cover {
+                Cover::Full => prop_assert!(every, "{text} {qos:?}"),
+                Cover::Bounded => prop_assert!(smallest, "{text} {qos:?}"),
+                Cover::Nothing(_) => {
+                    prop_assert!(!topics().any(|topic| may(topic, qos, 0)), "{text} {qos:?}");
+                }
+                Cover::Partial(_) => {}
+            }
+            // The answer is the same at every QoS that it holds for.
+            for other in LEVELS.iter().filter(|other| message.alike().holds(**other, 0)) {
+                let again = grants.cover(filter(asked), &MessageFacts::smallest(*other));
+                let short = |cover| match cover {
+                    Cover::Full | Cover::Bounded => 2,
+                    Cover::Partial(_) => 1,
+                    Cover::Nothing(_) => 0,
+                };
+                prop_assert_eq!(short(cover), short(again), "{} {:?} {:?}", text, qos, other);
+            }
+        }
+    }
+}
