@@ -461,6 +461,7 @@ pub fn store_options(config: &Config) -> Result<Option<store::Options>, String> 
     Ok(Some(store::Options {
         mode,
         max_bytes: durability.max_bytes,
+        segment_bytes: durability.segment_size,
         key: store_key(config)?,
         ..store::Options::new(store_path(config))
     }))

@@ -254,6 +254,7 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("[[auth.webhook]]\nname = 'h'\nurl = 'https://x'\ncredentials = []", "10:15", "is empty"),
     ("[[auth.jwt]]\nname = 'a/b'\nissuer = 'i'\naudience = ['a']\nalgorithms = ['EdDSA']\nkey-file = 'k'", "8:8", "name in [[auth.jwt]] is \"a/b\""),
     ("[[auth.jwt]]\nissuer = 'i'\naudience = ['a']\nalgorithms = ['EdDSA']\nkey-file = 'k'\nallowed-roles = ['role:x']", "12:18", "write the plain role name"),
+    ("[durability]\nsegment-size = '1 KiB'", "8:16", "out of range"),
     ("[[auth.jwt]]\nissuer = 'i'\naudience = ['a']\nalgorithms = ['EdDSA']\nkey-file = 'k'\nleeway = '0 s'", "12:10", "out of range"),
 ];
 

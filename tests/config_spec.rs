@@ -92,6 +92,7 @@ retained-bytes = "1 GiB"
 mode = "fsync"
 interval = "100 ms"
 max-bytes = "8 GiB"
+segment-size = "64 MiB"
 
 [audit]
 path = "audit"
@@ -222,6 +223,7 @@ fn what_is_left_out_has_the_documented_default() {
         mode: DurabilityMode::Fsync,
         interval: Duration::from_millis(100),
         max_bytes: 8 << 30,
+        segment_size: 64 << 20,
         key_file: None,
     };
     assert_eq!(config.durability, durability);

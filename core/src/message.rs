@@ -226,6 +226,11 @@ impl Message {
         })
     }
 
+    /// Whether there is another handle to it.
+    pub(crate) fn is_shared(&self) -> bool {
+        ThinArc::strong_count(&self.0) > 1
+    }
+
     /// Whether both share one allocation.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.as_ptr() == other.0.as_ptr()

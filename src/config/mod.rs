@@ -132,6 +132,9 @@ pub struct Durability {
     pub interval: Duration,
     /// Disk space that the store may take, in bytes; from half of it on nothing new is stored.
     pub max_bytes: u64,
+    /// Bytes after which a file of the store is followed by the next; what is superfluous is let go
+    /// of in files, and not before this much was written.
+    pub segment_size: u64,
     /// A key (32 bytes, or 64 hex digits) that encrypts the store; `None` stores in the clear.
     pub key_file: Option<InputFile>,
 }
@@ -535,12 +538,14 @@ fn read_durability(mut section: Section<'_>) -> Durability {
         (Duration::from_millis(1), Duration::from_mins(1)),
     );
     let max_bytes = section.size("max-bytes", 8 << 30, MAX_BYTES);
+    let segment_size = section.size_between("segment-size", 64 << 20, (64 << 10, 1 << 30));
     let key_file = section.file("key-file", "data/store.key");
     section.finish();
     Durability {
         mode,
         interval,
         max_bytes,
+        segment_size,
         key_file,
     }
 }

@@ -346,6 +346,16 @@ impl<'a> Section<'a> {
 
     /// A size in bytes, from 1 to `most`.
     pub(super) fn size(&mut self, key: &'static str, default: u64, most: u64) -> u64 {
+        self.size_between(key, default, (1, most))
+    }
+
+    /// A size from `least` to `most`.
+    pub(super) fn size_between(
+        &mut self,
+        key: &'static str,
+        default: u64,
+        (least, most): (u64, u64),
+    ) -> u64 {
         let Some(entry) = self.take(key) else {
             return default;
         };
@@ -353,8 +363,9 @@ impl<'a> Section<'a> {
         let Some(bytes) = entry.quantity(units::size, remedy) else {
             return default;
         };
-        if bytes == 0 || bytes > most {
-            entry.out_of_range(bytes, format_args!("write a size from 1 B to {most} B"));
+        if bytes < least || bytes > most {
+            let remedy = format_args!("write a size from {least} B to {most} B");
+            entry.out_of_range(bytes, remedy);
             return default;
         }
         bytes

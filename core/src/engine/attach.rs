@@ -385,6 +385,7 @@ impl Attached {
         routing: &mut Routing<'_>,
     ) {
         let mut state = self.session.lock();
+        state.routing += 1;
         if state.epoch == self.epoch && state.id.is_durable() {
             let message = publication.store();
             state.record(routing, |steps, session| {
@@ -393,14 +394,16 @@ impl Attached {
         }
     }
 
-    /// Everybody has it.
+    /// Everybody has it. Said once for each [`Self::routing`], also if the client has come back on
+    /// another connection meanwhile.
     pub(crate) fn routed(
         &self,
         publication: &Authorized<Publication<'_>>,
         routing: &mut Routing<'_>,
     ) {
         let mut state = self.session.lock();
-        if state.epoch == self.epoch && state.id.is_durable() {
+        state.routing = state.routing.saturating_sub(1);
+        if state.id.is_durable() {
             let message = publication.store();
             state.record(routing, |steps, session| steps.routed(session, &message));
         }

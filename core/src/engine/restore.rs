@@ -21,9 +21,9 @@ use super::share::{Among, offer};
 use super::tree::{Entry, Target};
 use super::{Engine, Session, Will};
 
-/// A will that a broker left behind waits at least so long for its client to come back,
-/// milliseconds.
-const WILL_PATIENCE: u64 = 30_000;
+/// A will that a broker left behind waits so long for its client to come back, milliseconds: half a
+/// minute, and a little for what lies between this and the first connection that is accepted.
+const WILL_PATIENCE: u64 = 35_000;
 
 /// How long a compaction waits for the disk before it is given up: so often, ...
 const PATIENCE: u32 = 500;
@@ -161,9 +161,11 @@ impl Engine {
         let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
         let mut complete = true;
         for session in sessions {
-            // The writer takes so much at a time; meanwhile others go on.
+            // The writer takes so much at a time; meanwhile others go on. And a message that is being
+            // routed is written by its publisher's session until everybody has it: what is written
+            // here would otherwise take the place of the record that has it routed at a restart.
             for _ in 0..PATIENCE {
-                if journal.has_room() {
+                if journal.has_room() && session.lock().routing == 0 {
                     break;
                 }
                 std::thread::sleep(PAUSE);

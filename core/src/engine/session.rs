@@ -71,6 +71,8 @@ pub(crate) struct State {
     /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
     /// client that comes back and repeats one waits for the same.
     pub(super) promised: Vec<(u16, Tickets)>,
+    /// Received `QoS` 2 messages that are being routed at this moment.
+    pub(super) routing: u32,
     /// Walks over retained messages that are not finished.
     pub(super) scans: VecDeque<Scan>,
     /// Its deadlines while nobody is connected.
@@ -182,6 +184,7 @@ impl Session {
                 last_id: 0,
                 received: IdSet::default(),
                 promised: Vec::new(),
+                routing: 0,
                 scans: VecDeque::new(),
                 timers: SmallVec::new(),
                 left: None,

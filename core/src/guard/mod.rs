@@ -61,6 +61,11 @@ impl Stored<Message> {
         self.0.weight()
     }
 
+    /// Whether somebody else keeps it too.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.0.is_shared()
+    }
+
     /// Whether it is the very same copy.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0.is_same(&other.0)

@@ -50,10 +50,9 @@ mod kind {
     pub(super) const ROUTED: u8 = 18;
 }
 
-/// Compact when the log has grown to this multiple of what the last round left, ...
+/// Compact when the log has grown to this multiple of what the last round left, but not before it is
+/// larger than one segment.
 const GROWTH: u64 = 2;
-/// ... but not below this size, bytes.
-const SMALLEST_COMPACTION: u64 = 64 << 20;
 
 /// The name of something in the log, and the round in which it was last written. Part of every
 /// message and author; means nothing without a journal.
@@ -88,6 +87,10 @@ pub(crate) struct Refused;
 /// Writes what happens to persistent sessions and retained messages.
 pub(crate) struct Journal {
     log: Log,
+    /// Size of a segment, bytes.
+    segment: u64,
+    /// From this size on nothing new is taken, bytes.
+    limit: u64,
     next: AtomicU64,
     next_session: AtomicU64,
     /// The size that the last round left.
@@ -141,11 +144,15 @@ impl Journal {
     pub(crate) fn open(options: &Options) -> Result<(Self, Recovered), StoreError> {
         let mut recovery = recover::Recovery::default();
         let log = Log::open(options, &mut |kind, bytes| recovery.apply(kind, bytes))?;
+        // What a broker left behind that was started and ended often is not all alive.
+        let live = recovery.live_bytes().min(log.size());
         let (recovered, next, next_session) = recovery.finish(log.round());
         let journal = Self {
-            settled: AtomicU64::new(log.size()),
+            settled: AtomicU64::new(live),
             begun: AtomicU64::new(0),
             log,
+            segment: options.segment_bytes,
+            limit: options.max_bytes / 2,
             next: AtomicU64::new(next),
             next_session: AtomicU64::new(next_session),
         };
@@ -182,7 +189,11 @@ impl Journal {
     /// Whether a compaction round is worth its while.
     pub(crate) fn wants_round(&self) -> bool {
         let settled = self.settled.load(Ordering::Relaxed);
-        self.log.size() > (settled * GROWTH).max(SMALLEST_COMPACTION)
+        let size = self.log.size();
+        let garbage = size.saturating_sub(settled);
+        // Near the limit sooner: what is superfluous must not be why something is refused.
+        let near = size > self.limit / 4 * 3 && garbage > self.limit / 8;
+        near || size > (settled * GROWTH).max(self.segment)
     }
 
     /// Begins a round: everything that lives is to be written again.

@@ -13,6 +13,9 @@ use crate::wire::{QoS, SubscribeOptions};
 use super::codec::{self, Take};
 use super::{Entry, SessionId, kind};
 
+/// About what one step takes in the log, bytes.
+const STEP: usize = 64;
+
 /// What the journal amounts to.
 #[derive(Default)]
 pub(crate) struct Recovered {
@@ -283,6 +286,27 @@ impl Recovery {
             _ => return None,
         }
         Some(())
+    }
+
+    /// About how many bytes of the log still mean something.
+    pub(super) fn live_bytes(&self) -> u64 {
+        let messages: usize = self
+            .messages
+            .values()
+            .filter(|message| message.is_shared())
+            .map(Stored::weight)
+            .sum();
+        let steps: usize = self
+            .sessions
+            .values()
+            .map(|session| {
+                let subscriptions: usize =
+                    session.subscriptions.keys().map(|text| text.len()).sum();
+                let steps = session.messages.len() + session.subscriptions.len();
+                subscriptions + (steps + session.releasing.len() + 4) * STEP
+            })
+            .sum();
+        (messages + steps + self.retained.len() * STEP) as u64
     }
 
     /// The state, and the numbers from which new names go on.

@@ -234,7 +234,7 @@ fn a_will_waits_half_a_minute_for_its_client_after_a_restart() {
     let mut after = before.crash(Duration::from_secs(1));
     let mut watcher = after.world.connect("w", &As::new("user:w"));
     watcher.subscribe(&after.world, "will", QoS::AtMostOnce);
-    after.world.later(Duration::from_secs(29));
+    after.world.later(Duration::from_secs(34));
     assert!(watcher.payloads(&after.world).is_empty());
     after.world.later(Duration::from_secs(1));
     assert_eq!(watcher.payloads(&after.world), ["will"]);
