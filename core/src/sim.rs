@@ -6,6 +6,7 @@
     reason = "a test names what it expects and panics over the rest"
 )]
 
+mod answers;
 mod bounds;
 mod bus;
 mod chaos;

@@ -117,9 +117,10 @@ fn every_statement_that_binds_a_server_is_held_by_a_test_or_has_a_reason() {
             held != statement.not_applicable.is_some(),
             "{name}: either tests or a reason"
         );
-        assert!(
-            held || statement.mutation.is_none(),
-            "{name}: a mutation without a test"
+        assert_eq!(
+            held,
+            statement.mutation.is_some(),
+            "{name}: a test and the mutation that it sees belong together"
         );
         let excuse = statement.not_applicable.as_deref() == Some("binds the client alone");
         assert!(
@@ -138,6 +139,75 @@ fn every_statement_that_binds_a_server_is_held_by_a_test_or_has_a_reason() {
     }
     assert!(gaps.is_empty(), "{gaps:#?}");
     assert!(ids.len() > 350, "{} statements", ids.len());
+}
+
+/// Names and old texts of `mutations.toml`.
+fn mutations() -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("tests/conformance/mutations.toml")).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    let rows = table
+        .get("mutation")
+        .and_then(toml::Value::as_array)
+        .unwrap();
+    let text = |row: &toml::Value, key| row.get(key).unwrap().as_str().unwrap().to_owned();
+    rows.iter()
+        .map(|row| (text(row, "name"), text(row, "old")))
+        .collect()
+}
+
+/// The text of `core/src` but for what only tests use; as `scripts/mutate` searches it.
+fn sources() -> Vec<String> {
+    let source = root().join("src");
+    let mut found = Vec::new();
+    let mut todo = vec![source.clone()];
+    while let Some(path) = todo.pop() {
+        let inside = path.strip_prefix(&source).unwrap();
+        let tests = ["sim", "sim.rs", "fuzzing", "fuzzing.rs"]
+            .iter()
+            .any(|name| inside.starts_with(name));
+        if tests || path.ends_with("tests.rs") {
+            continue;
+        }
+        if path.is_dir() {
+            let entries = fs::read_dir(&path).unwrap();
+            todo.extend(entries.map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+    found
+}
+
+/// A record that no longer fits the code proves nothing. Whether the tests fail is looked at by
+/// `scripts/mutate`.
+#[test]
+fn every_mutation_fits_the_code_once_and_stands_for_a_statement() {
+    let sources = sources();
+    let named: BTreeSet<_> = statements()
+        .into_iter()
+        .filter_map(|statement| statement.mutation)
+        .collect();
+    let mut known = BTreeSet::new();
+    let mut misfits = Vec::new();
+    for (name, old) in mutations() {
+        let old = old.replace(['«', '»'], "");
+        let count: usize = sources
+            .iter()
+            .map(|source| source.matches(&old).count())
+            .sum();
+        if count != 1 {
+            misfits.push(format!("{name}: {old:?} is there {count} times"));
+        }
+        assert!(named.contains(&name), "{name}: for no statement");
+        assert!(known.insert(name.clone()), "{name} is there twice");
+    }
+    assert!(
+        misfits.is_empty(),
+        "the code moved on: fit core/tests/conformance/mutations.toml to it, and run \
+         scripts/mutate: {misfits:#?}"
+    );
+    let unknown: Vec<_> = named.difference(&known).collect();
+    assert!(unknown.is_empty(), "no such mutation: {unknown:?}");
 }
 
 #[test]
@@ -165,18 +235,18 @@ fn page() -> String {
         "# Conformance to MQTT 3.1.1 and 5.0\n\n\
          Generated from `core/tests/conformance/statements.toml`; do not edit. Every numbered normative\n\
          statement of both OASIS texts, in short words of ours, with the tests that hold it or the reason\n\
-         why none does. *Mutation* is a change of the code that was made once, to see one of the tests\n\
-         fail; a statement without one is tested, but that proof is still missing.\n\n\
-         | text | statements | bind the server | tested | seen to fail | not applicable |\n\
-         | --- | --- | --- | --- | --- | --- |\n",
+         why none does. *Mutation* is the name of a way to break the code, in\n\
+         `core/tests/conformance/mutations.toml`, with which one of these tests fails. `scripts/mutate`\n\
+         breaks the code in each of these ways, in a copy, and checks that.\n\n\
+         | text | statements | bind the server | held by a test and a mutation | not applicable |\n\
+         | --- | --- | --- | --- | --- |\n",
     );
     for version in ["3.1.1", "5.0"] {
         let _ = writeln!(
             page,
-            "| {version} | {} | {} | {} | {} | {} |",
+            "| {version} | {} | {} | {} | {} |",
             count(version, &|_| true),
             count(version, &|statement| statement.side != "client"),
-            count(version, &|statement| !statement.held_by.is_empty()),
             count(version, &|statement| statement.mutation.is_some()),
             count(version, &|statement| statement.not_applicable.is_some()),
         );

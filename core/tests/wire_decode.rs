@@ -252,6 +252,8 @@ const BROKEN_PUBLISHES: &[(&str, Version, u8, &[u8], E)] = &[
     ("2.2.2.2 unknown", V5, 0x30, b"\x00\x01a\x01\x40", E::UnknownProperty(0x40)),
     ("MQTT-1.5.4-2 in a value", V5, 0x30, b"\x00\x01a\x07\x26\x00\x01k\x00\x01\x00", E::NulInString),
     ("MQTT-1.5.4-1 in a name", V5, 0x30, b"\x00\x01a\x06\x26\x00\x01\xff\x00\x00", E::Utf8),
+    ("MQTT-3.3.2-13", V5, 0x30, b"\x00\x01a\x04\x08\x00\x01\xff", E::Utf8),
+    ("MQTT-3.3.2-19", V5, 0x30, b"\x00\x01a\x04\x03\x00\x01\xff", E::Utf8),
     ("value missing", V5, 0x30, b"\x00\x01a\x04\x26\x00\x01k", E::Truncated),
 ];
 
@@ -477,6 +479,7 @@ const BROKEN_PACKETS: &[(&str, Version, u8, &[u8], E)] = &[
     ("MQTT-3.10.3-2", V4, 0xa2, b"\x00\x01", E::NoFilters),
     ("MQTT-2.2.1-3", V4, 0xa2, b"\x00\x00\x00\x01a", E::ZeroPacketId),
     ("MQTT-3.10.3-1", V4, 0xa2, b"\x00\x01\x00\x01\x00", E::NulInString),
+    ("MQTT-3.10.3-1", V4, 0xa2, b"\x00\x01\x00\x01\xff", E::Utf8),
     ("3.10.2.1 misplaced", V5, 0xa2, b"\x00\x01\x02\x0b\x01\x00\x01a", E::MisplacedProperty(0x0b)),
     ("filter cut", V4, 0xa2, b"\x00\x01\x00\x02a", E::Truncated),
     // The rest.

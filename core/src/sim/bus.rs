@@ -174,6 +174,9 @@ once_more! {
         refusals_and_repetitions_behind_a_held_acknowledgement_are_bounded,
         a_client_that_comes_and_goes_leaves_no_deadlines,
         a_connection_that_was_taken_over_publishes_no_more;
+    (answers, "answers.rs"):
+        mqtt_3_1_2_29_answers_say_a_code_and_nothing_more,
+        mqtt_4_6_0_acknowledgements_keep_the_order_of_receipt;
     (conformance, "conformance.rs"):
         mqtt_3_3_2_what_belongs_to_the_application_is_forwarded_unaltered,
         mqtt_3_3_1_3_dup_is_not_passed_on_and_3_3_1_12_retain_is_not_without_asking,

@@ -70,7 +70,7 @@ pub(super) fn mqtt_3_3_2_what_belongs_to_the_application_is_forwarded_unaltered(
     let properties = MessageProperties {
         payload_is_utf8: true,
         expiry: None,
-        content_type: Some("text/plain"),
+        content_type: Some("\u{feff}text/plain"),
         response_topic: Some("answers/\u{feff}here"),
         correlation_data: Some(b"\x00\xff"),
         user: UserProperties::from_block(&block).unwrap(),

@@ -493,7 +493,7 @@ fn a_response_topic_must_be_one_that_the_requester_may_receive() {
     let world = World::new();
     world
         .policy
-        .set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "answers/a", true)]);
+        .set(&[("*", PUBLISH, "#", true), ("*", RECEIVE, "answers/#", true)]);
     let mut client = world.connect("a", &As::new("user:a"));
     for (response, code) in [
         ("answers/a", ReasonCode::NoMatchingSubscribers),

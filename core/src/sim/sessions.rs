@@ -74,6 +74,8 @@ pub(super) fn mqtt_4_4_0_1_what_was_not_acknowledged_is_sent_again_with_dup_in_o
     author.publish(&world, "t", "3", qos2(3));
     let first = reader.got(&world);
     assert_eq!(first.len(), 3);
+    let anew = |got: &Got| matches!(got, Got::Message { dup: false, .. });
+    assert!(first.iter().all(anew), "{first:?}");
     // The third has got as far as PUBREC.
     reader.send(&world, &[pubrec(3)]);
     reader.lose(&world);
