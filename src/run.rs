@@ -119,8 +119,7 @@ fn start(
     stop: &Arc<Notify>,
     now: Now,
 ) -> Result<Running, String> {
-    let audit = Arc::new(start_audit(config, stop)?);
-    audit.set_policy_hash(loaded.policy.hash().to_owned());
+    let audit = Arc::new(start_audit(config, loaded.policy.hash(), stop)?);
     let bans = Bans::load(config.data_dir.join("bans.json"), now)
         .map(Arc::new)
         .map_err(|error| error.to_string())?;
@@ -294,7 +293,7 @@ fn lock(data_dir: &Path) -> Result<File, String> {
     Ok(lock)
 }
 
-fn start_audit(config: &Config, stop: &Arc<Notify>) -> Result<Audit, String> {
+fn start_audit(config: &Config, policy: &str, stop: &Arc<Notify>) -> Result<Audit, String> {
     let stop = Arc::clone(stop);
     let settings = AuditSettings {
         on_full: match config.audit.on_full {
@@ -307,6 +306,7 @@ fn start_audit(config: &Config, stop: &Arc<Notify>) -> Result<Audit, String> {
             tracing::error!(reason, "the audit record asks for the end");
             stop.notify_one();
         })),
+        policy: Some(policy.to_owned()),
         ..AuditSettings::new(&config.audit.path)
     };
     Audit::start(settings).map_err(|error| format!("[audit]: {error}"))

@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use portcullis_acl::tools::Who;
@@ -129,6 +130,52 @@ fn connect(c: &mut Criterion) {
     drop(kept);
 }
 
+/// Rule 6: a new policy and everybody's rights under it, 10 000 clients with ten filters each. The
+/// policy's part of a sweep; the rest is a lock for each session.
+fn sweep(c: &mut Criterion) {
+    let acl = Acl::new(load(&rules(200)));
+    let policies = [rules(200), rules(201)].map(|text| Arc::new(load(&text)));
+    let clients: Vec<Snapshot> = (0..10_000).map(|n| device(&format!("d-{n}"))).collect();
+    let filters: Vec<String> = (0..10_000)
+        .flat_map(|n| (0..10).map(move |filter| format!("devices/d-{n}/{filter}")))
+        .collect();
+    let filters: Vec<TopicFilter<'_>> = filters
+        .iter()
+        .map(|filter| TopicFilter::new(filter, TopicLimits::default()).unwrap())
+        .collect();
+    let mut next = policies.iter().cycle();
+    let mut group = c.benchmark_group("sweep");
+    group.sample_size(10);
+    group.bench_function("10000 clients with 10 filters", |b| {
+        b.iter(|| {
+            acl.replace(Arc::clone(next.next().unwrap()));
+            for (client, filters) in clients.iter().zip(filters.chunks(10)) {
+                let grants = acl.grants(client);
+                for filter in filters {
+                    let _ = black_box(grants.cover(*filter, &small()));
+                }
+            }
+        });
+    });
+    group.finish();
+}
+
+/// Lines about some messages only, beside others.
+fn bounded(c: &mut Criterion) {
+    let text = rules(2_000)
+        + "p, role:device, sized/{name}/#, publish, allow, payload <= '64 KiB' && qos <= 1\n\
+           p, role:device, sized/+/x, publish, deny, payload > '1 KiB'\n";
+    let grants = Acl::new(load(&text)).grants(&device("device-7"));
+    let mut group = c.benchmark_group("decide-bounded");
+    for topic in ["devices/device-7/telemetry", "sized/device-7/a"] {
+        let name = TopicName::new(topic, TopicLimits::default()).unwrap();
+        group.bench_function(topic, |b| {
+            b.iter(|| grants.decide(Action::Publish, black_box(name), &small()));
+        });
+    }
+    group.finish();
+}
+
 fn loading(c: &mut Criterion) {
     let text = rules(100_000);
     let mut group = c.benchmark_group("load");
@@ -143,6 +190,8 @@ criterion_group!(
     decide_uncached,
     subscribe,
     connect,
+    sweep,
+    bounded,
     loading
 );
 criterion_main!(benches);

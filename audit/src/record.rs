@@ -84,6 +84,18 @@ pub(crate) struct Record {
     pub(crate) text: String,
 }
 
+impl Record {
+    /// The same record, made while the policy with this hash is in force.
+    pub(crate) fn under(mut self, policy: Option<&str>) -> Self {
+        if let Some(policy) = policy {
+            self.text.push_str(",\"policy\":\"");
+            escape(policy, MAX_TEXT, &mut self.text);
+            self.text.push('"');
+        }
+        self
+    }
+}
+
 /// The fields of a record being written.
 pub(crate) struct Facts {
     kind: Kind,
@@ -311,8 +323,7 @@ pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Rec
             facts.text("reason", &format!("{event:?}"));
         }
     }
-    facts.optional("policy", policy);
-    facts.finish()
+    facts.finish().under(policy)
 }
 
 fn kind_of(event: &Event<'_>) -> Kind {

@@ -81,7 +81,12 @@ struct Finished {
 impl Store {
     /// Opens or makes a store; writes a `recovered` record where the last broker did not end in
     /// good order.
-    pub(crate) fn open(dir: &Path, bounds: Bounds, now: Now) -> Result<Self, AuditError> {
+    pub(crate) fn open(
+        dir: &Path,
+        bounds: Bounds,
+        policy: Option<&str>,
+        now: Now,
+    ) -> Result<Self, AuditError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -145,7 +150,8 @@ impl Store {
             head,
             _lock: lock,
         };
-        let report = crashed.then(|| recovered(&store.head, tail.after_head, torn, now));
+        let report =
+            crashed.then(|| recovered(&store.head, tail.after_head, torn, now).under(policy));
         // The store is in use before it has a record of this broker.
         store.cover(false, now).map_err(AuditError::io(dir))?;
         if let Some(record) = report {

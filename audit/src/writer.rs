@@ -64,6 +64,8 @@ pub struct AuditSettings {
     pub queue_bytes: usize,
     /// For [`OnFull::Stop`]; called from the writer's thread.
     pub on_stop: Option<StopHandler>,
+    /// The hash of the policy in force from the start; see [`Audit::set_policy_hash`].
+    pub policy: Option<String>,
 }
 
 impl AuditSettings {
@@ -78,6 +80,7 @@ impl AuditSettings {
             queue_records: 16_384,
             queue_bytes: 8 << 20,
             on_stop: None,
+            policy: None,
         }
     }
 
@@ -175,7 +178,12 @@ impl Audit {
     /// A store that cannot be opened, is in use, or does not verify: then nothing may start.
     pub fn start(settings: AuditSettings) -> Result<Self, AuditError> {
         let bounds = settings.bounds()?;
-        let store = Store::open(&settings.path, bounds, Now::read())?;
+        let store = Store::open(
+            &settings.path,
+            bounds,
+            settings.policy.as_deref(),
+            Now::read(),
+        )?;
         let shared = Arc::new(Shared {
             on_full: settings.on_full,
             queue_records: settings.queue_records,
@@ -184,7 +192,7 @@ impl Audit {
             wake: Condvar::new(),
             done: Condvar::new(),
             aggregator: Mutex::new(Aggregator::new()),
-            policy: RwLock::new(None),
+            policy: RwLock::new(settings.policy.map(Into::into)),
             records: AtomicU64::new(store.seq()),
             bytes: AtomicU64::new(store.bytes()),
             lost: AtomicU64::new(0),
@@ -211,7 +219,7 @@ impl Audit {
         })
     }
 
-    /// The hash of the policy in force; every later record names it.
+    /// The hash of another policy, which is in force from now on; every later record names it.
     pub fn set_policy_hash(&self, hash: String) {
         *self.shared.policy.write() = Some(hash.into());
     }
@@ -273,6 +281,7 @@ impl Observer for Audit {
             }
         }
         let policy = self.shared.policy.read().clone();
+        let summary = summary.map(|record| record.under(policy.as_deref()));
         let record = describe(event, policy.as_deref(), now);
         self.shared.push(summary.into_iter().chain([record]));
     }
@@ -378,7 +387,10 @@ impl Writer {
                 None if self.retry_at.is_some() => Vec::new(),
                 None => self.shared.aggregator.lock().due(now),
             };
-            self.pending.extend(summaries);
+            let policy = self.shared.policy.read().clone();
+            let summaries = summaries.into_iter();
+            self.pending
+                .extend(summaries.map(|record| record.under(policy.as_deref())));
             self.write(orders.stop.is_some(), now);
             if orders.stop.is_some() {
                 // What a failing disk did not take.
@@ -438,7 +450,9 @@ impl Writer {
                 .text("of", "lost")
                 .text("rule", "audit: events that could not be recorded")
                 .number("count", total - self.lost_told);
-            if self.store.append(&facts.finish(), now)? {
+            let policy = self.shared.policy.read().clone();
+            let record = facts.finish().under(policy.as_deref());
+            if self.store.append(&record, now)? {
                 self.lost_told = total;
             }
         }

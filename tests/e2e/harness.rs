@@ -481,12 +481,18 @@ impl Broker {
 
     /// A number of `status`.
     pub(crate) fn number(&self, name: &str) -> u64 {
+        let value = self.status(name);
+        value.parse().unwrap()
+    }
+
+    /// A value of `status`.
+    pub(crate) fn status(&self, name: &str) -> String {
         let status = self.ask(&["status"]).succeeded().out;
         let line = status
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         let value = line.unwrap_or_else(|| panic!("no {name} in {status}"));
-        value.trim().parse().unwrap()
+        value.trim().to_owned()
     }
 
     /// What `[admin]` answers to a GET, headers included.

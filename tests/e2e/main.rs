@@ -23,6 +23,7 @@ mod administration;
 mod audit;
 mod authentication;
 mod bad_input;
+mod changes;
 mod client;
 mod exchange;
 mod harness;
