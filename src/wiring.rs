@@ -382,6 +382,7 @@ pub fn core_settings(config: &Config) -> Settings {
             keep_alive_max: mqtt.keep_alive_max,
             session_expiry_max: mqtt.session_expiry_max,
             topic_alias_max: mqtt.topic_alias_max,
+            sys_interval: mqtt.sys_interval,
             topic: TopicLimits {
                 length: mqtt.topic_length.into(),
                 levels: mqtt.topic_levels.into(),

@@ -70,6 +70,7 @@ session-expiry-max = "7 d"
 topic-alias-max = 32
 topic-levels = 64
 topic-length = 4096
+sys-interval = "10 s"
 
 [limits]
 connections = 100000
@@ -197,6 +198,7 @@ fn what_is_left_out_has_the_documented_default() {
             topic_alias_max: 32,
             topic_levels: 64,
             topic_length: 4096,
+            sys_interval: Duration::from_secs(10),
         }
     );
     assert_eq!(

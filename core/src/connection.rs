@@ -22,8 +22,8 @@ use crate::clock::Now;
 use crate::engine::{
     Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets,
 };
-use crate::guard::{Inbound, Subject};
-use crate::hook::{Action, BatchFacts, Disconnected, Event, MessageFacts, Verdict, Watch};
+use crate::guard::{self, Inbound, Subject};
+use crate::hook::{BatchFacts, Disconnected, Event, Verdict, Watch};
 use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
 use crate::ticket::{Progress, Ticket};
@@ -391,26 +391,29 @@ impl Connection {
             &subject,
             routing.millis,
         );
-        let refused = match check_response_topic(guard, &publication, settings, engine) {
-            Err(rule) => ("publish", rule),
-            Ok(()) => match guard.publish(publication, &engine.modules) {
-                Ok((publication, slot)) => {
-                    let once = match publish.delivery {
-                        Delivery::ExactlyOnce { id, .. } => Some(id.get()),
-                        Delivery::AtMostOnce | Delivery::AtLeastOnce { .. } => None,
-                    };
-                    if let Some(id) = once {
-                        attached.routing(id, &publication, routing);
+        let refused =
+            match guard::response_topic(&publication, guard.rights(), settings, &engine.modules) {
+                Err(rule) => ("publish", rule),
+                Ok(()) => match guard.publish(publication, &engine.modules) {
+                    Ok((publication, slot)) => {
+                        let once = match publish.delivery {
+                            Delivery::ExactlyOnce { id, .. } => Some(id.get()),
+                            Delivery::AtMostOnce | Delivery::AtLeastOnce { .. } => None,
+                        };
+                        if let Some(id) = once {
+                            attached.routing(id, &publication, routing);
+                        }
+                        let published = engine.publish(&publication, &mut slot.matched, routing);
+                        if once.is_some() {
+                            attached.routed(&publication, routing);
+                        }
+                        return Ok(Ok(published));
                     }
-                    let published = engine.publish(&publication, &mut slot.matched, routing);
-                    if once.is_some() {
-                        attached.routed(&publication, routing);
+                    Err((action, denial)) => {
+                        (action, guard.rights().describe(denial, &engine.modules))
                     }
-                    return Ok(Ok(published));
-                }
-                Err((action, denial)) => (action, guard.rights().describe(denial, &engine.modules)),
-            },
-        };
+                },
+            };
         Ok(Err(Refused {
             topic: topic.as_str().into(),
             action: refused.0,
@@ -1017,36 +1020,6 @@ fn resolve<'a>(
             format!("alias {alias} was never set"),
         )),
     }
-}
-
-/// A response topic must be one that the requester itself may subscribe to: otherwise a request
-/// makes the responder write where the requester must not.
-fn check_response_topic(
-    guard: &Inbound,
-    publication: &Publication<'_>,
-    settings: &Settings,
-    engine: &Engine,
-) -> Result<(), String> {
-    let Some(text) = publication.properties.response_topic else {
-        return Ok(());
-    };
-    if !settings.enforcement.check_response_topic {
-        return Ok(());
-    }
-    let topic = TopicName::new(text, settings.mqtt.topic)
-        .map_err(|error| format!("the response topic {error}"))?;
-    guard
-        .rights()
-        .decide(
-            Action::Receive,
-            topic,
-            &MessageFacts::smallest(QoS::AtMostOnce),
-            &engine.modules,
-        )
-        .map_err(|denial| {
-            let rule = guard.rights().describe(denial, &engine.modules);
-            format!("response topic {text:?}: {rule}")
-        })
 }
 
 /// A checked filter; `None` if it is sound but over a limit.

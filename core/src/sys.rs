@@ -3,7 +3,7 @@
 //!
 //! Published as `system:sys`, retained, under the policy like everything else: rows for `$SYS/#`
 //! decide whether the broker may publish it and who may read it. Only values that changed are
-//! published.
+//! published; what the policy held back, or the store had no room for, is tried again.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -108,8 +108,10 @@ impl Sys {
         for (((topic, _), value), said) in ROWS.iter().zip(values).zip(&mut self.said) {
             if *said != value {
                 let topic = format!("$SYS/broker/{topic}");
-                engine.publish_system(&self.author, &topic, value.as_bytes(), true, now);
-                *said = value;
+                // What the policy did not let through is still to be said.
+                if engine.publish_system(&self.author, &topic, value.as_bytes(), true, now) {
+                    *said = value;
+                }
             }
         }
     }

@@ -68,6 +68,7 @@ fn refused(kind: RefusalKind) -> Outcome {
     Outcome::Refused(Refusal::new(kind, "not like this"))
 }
 
+/// Allows everything but to receive what is published to `secret`.
 struct Everything;
 
 impl Authorizer for Everything {
@@ -85,8 +86,12 @@ impl Authorizer for Everything {
 }
 
 impl Grants for Everything {
-    fn decide(&self, _: Action, _: TopicName<'_>, _: &MessageFacts) -> Decision {
-        Decision::Allow(Rule(0))
+    fn decide(&self, action: Action, topic: TopicName<'_>, _: &MessageFacts) -> Decision {
+        if action == Action::Receive && topic.as_str() == "secret" {
+            Decision::Deny(Rule(0))
+        } else {
+            Decision::Allow(Rule(0))
+        }
     }
 
     fn share(&self, _: &str) -> Decision {
@@ -377,6 +382,26 @@ fn what_is_granted_is_announced() {
     // MQTT-3.2.2-12
     let will = v5(0x16, b"", b"\x00\x01c\x00\x00\x01w\x00\x01x");
     assert_eq!(running.to_the_end(&will), b"\x20\x03\x00\x9b\x00");
+}
+
+#[test]
+fn a_will_asks_for_answers_only_where_its_author_may_receive_them() {
+    let running = Running::new(Settings::default());
+    let will = |response: &[u8]| {
+        let length = u8::try_from(response.len()).unwrap();
+        let properties = [&[length + 3, 0x08, 0, length][..], response].concat();
+        let payload = [&b"\x00\x01c"[..], &properties, b"\x00\x01w\x00\x01x"].concat();
+        v5(6, b"", &payload)
+    };
+    for refused in [&b"secret"[..], b"answers/#", b""] {
+        assert_eq!(
+            running.to_the_end(&will(refused)),
+            b"\x20\x03\x00\x87\x00",
+            "{refused:?}"
+        );
+    }
+    let connack = running.to_the_end(&[&will(b"answers/c"), GOODBYE].concat());
+    assert_eq!(connack.get(3), Some(&0));
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Mqtt {
     pub topic_levels: u16,
     /// Bytes in a topic or filter.
     pub topic_length: u16,
+    /// How often the broker publishes what changed below `$SYS/broker`.
+    pub sys_interval: Duration,
 }
 
 impl Default for Mqtt {
@@ -45,6 +47,7 @@ impl Default for Mqtt {
             topic_alias_max: 32,
             topic_levels: 64,
             topic_length: 4096,
+            sys_interval: Duration::from_secs(10),
         }
     }
 }
@@ -109,6 +112,7 @@ impl Default for Limits {
 
 pub(super) fn read_mqtt(mut section: Section<'_>) -> Mqtt {
     const SECOND: Duration = Duration::from_secs(1);
+    const HOUR: Duration = Duration::from_hours(1);
     const LONGEST_KEEP_ALIVE: Duration = Duration::from_secs(u16::MAX as u64);
     // 0xFFFFFFFF seconds would mean "never" (MQTT 5.0, section 3.1.2.11.2).
     const LONGEST_EXPIRY: Duration = Duration::from_secs(u32::MAX as u64 - 1);
@@ -148,6 +152,12 @@ pub(super) fn read_mqtt(mut section: Section<'_>) -> Mqtt {
         topic_alias_max: section.count("topic-alias-max", default.topic_alias_max, 0, u16::MAX),
         topic_levels: section.count("topic-levels", default.topic_levels, 1, u16::MAX),
         topic_length: section.count("topic-length", default.topic_length, 1, u16::MAX),
+        sys_interval: whole_seconds(
+            &mut section,
+            "sys-interval",
+            default.sys_interval,
+            (SECOND, HOUR),
+        ),
     };
     section.finish();
     mqtt

@@ -352,7 +352,8 @@ impl Engine {
         }
     }
 
-    /// Publishes for the broker itself: `system:NAME`, under the policy like everybody.
+    /// Publishes for the broker itself: `system:NAME`, under the policy like everybody. `false`: it
+    /// was not taken.
     pub(crate) fn publish_system(
         &self,
         author: &Arc<Subject>,
@@ -360,10 +361,10 @@ impl Engine {
         payload: &[u8],
         retain: bool,
         now: Now,
-    ) {
+    ) -> bool {
         let mut routing = self.routing(None, now);
         let Ok(topic) = TopicName::new(topic, routing.settings.mqtt.topic) else {
-            return;
+            return false;
         };
         let asked = Asked {
             retain,
@@ -378,9 +379,10 @@ impl Engine {
             author,
             routing.millis,
         );
-        if let Ok(publication) = guard::internal(publication, &self.modules) {
-            self.publish(&publication, &mut None, &mut routing);
-        }
+        guard::internal(publication, &self.modules).is_ok_and(|publication| {
+            let published = self.publish(&publication, &mut None, &mut routing);
+            !published.reason.is_error()
+        })
     }
 
     /// What has to be done by the clock: wills, expiries, and the sweep after a change of policy

@@ -27,7 +27,8 @@ use crate::clock::Now;
 use crate::hook::{Action, Alike, Cover, MessageFacts, Modules, Use};
 use crate::journal::Mark;
 use crate::message::{Asked, Message, Publication};
-use crate::topic::TopicFilter;
+use crate::settings::Settings;
+use crate::topic::{TopicFilter, TopicName};
 use crate::wire::QoS;
 
 /// A value that the policy of its moment allows. Only the guard makes one.
@@ -277,6 +278,32 @@ pub(crate) fn internal<'a>(
         )
         .map_err(|(_, denial)| denial)?;
     Ok(Authorized(publication))
+}
+
+/// Checks the response topic of a publish or a will, if it has one. It must be one that the
+/// requester itself may receive: otherwise a request makes the responder write where the
+/// requester must not. A wildcard in it is refused whatever the policy \[MQTT-3.3.2-14\].
+pub(crate) fn response_topic(
+    publication: &Publication<'_>,
+    rights: &Rights,
+    settings: &Settings,
+    modules: &Modules,
+) -> Result<(), String> {
+    let Some(text) = publication.properties.response_topic else {
+        return Ok(());
+    };
+    let topic = TopicName::new(text, settings.mqtt.topic)
+        .map_err(|error| format!("the response topic {error}"))?;
+    if !settings.enforcement.check_response_topic {
+        return Ok(());
+    }
+    let facts = MessageFacts::smallest(QoS::AtMostOnce);
+    rights
+        .decide(Action::Receive, topic, &facts, modules)
+        .map_err(|denial| {
+            let rule = rights.describe(denial, modules);
+            format!("response topic {text:?}: {rule}")
+        })
 }
 
 /// Authorizes a will at CONNECT; it is stored and asked about again when it fires.

@@ -68,3 +68,27 @@ fn without_a_row_in_the_policy_the_broker_says_nothing() {
     assert!(watcher.got(&world).is_empty());
     assert_eq!(world.engine.metrics.retained_messages.value(), 0);
 }
+
+#[test]
+fn what_the_policy_held_back_is_said_once_it_allows_it() {
+    let mut world = World::new();
+    let read = ("user:w", Some(Action::Receive), "$SYS/broker/version", true);
+    world.policy.set(&[read]);
+    let author = Subject::system("sys", &world.engine.modules);
+    let mut sys = Sys::new(author, world.now);
+    let mut watcher = world.connect("w", &As::new("user:w"));
+    watcher.subscribe(&world, "$SYS/broker/version", QoS::AtMostOnce);
+    sys.tend(&world.engine, world.now);
+    assert!(watcher.got(&world).is_empty());
+    world.policy.set(&[
+        read,
+        ("system:sys", Some(Action::Publish), "$SYS/#", true),
+        ("system:sys", Some(Action::Retain), "$SYS/#", true),
+    ]);
+    world.later(Duration::from_secs(10));
+    sys.tend(&world.engine, world.now);
+    assert_eq!(watcher.payloads(&world).len(), 1, "it never changes");
+    world.later(Duration::from_secs(10));
+    sys.tend(&world.engine, world.now);
+    assert!(watcher.got(&world).is_empty(), "and is said once");
+}

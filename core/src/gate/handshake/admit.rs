@@ -175,6 +175,8 @@ impl Handshake<'_> {
             now.unix_millis(),
         );
         let rights = subject.rights(modules);
+        guard::response_topic(&publication, &rights, settings, modules)
+            .map_err(|rule| (ReasonCode::NotAuthorized, "will", format!("will: {rule}")))?;
         let message = guard::will(&publication, &rights, modules).map_err(|(action, denial)| {
             let rule = rights.describe(denial, modules);
             let reason = format!("{action} of the will to {topic:?} denied: {rule}");
