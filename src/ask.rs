@@ -124,7 +124,8 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
                 .map(|(key, value)| (key.into(), value.into())),
         );
     }
-    let name = question.principal.split_once(':').map(|(_, name)| name);
+    let name = wiring::own_name(&config, &question.principal);
+    attributes.insert("name".to_owned(), name.to_owned());
     let who = Who {
         principal: question.principal.clone(),
         roles: question.roles.clone(),
@@ -132,7 +133,7 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
         client_id: question
             .client_id
             .clone()
-            .unwrap_or_else(|| name.unwrap_or_default().to_owned()),
+            .unwrap_or_else(|| name.to_owned()),
         listener: question.listener.clone().unwrap_or_else(|| {
             config
                 .listeners

@@ -28,8 +28,9 @@ pub struct Sample {
     pub help: String,
     /// The present value.
     pub value: u64,
-    /// A label, for what is not a number.
-    pub label: Option<(&'static str, String)>,
+    /// Labels: for what is not a number, and to tell numbers of one name apart. Samples of one name
+    /// stand side by side.
+    pub labels: Vec<(&'static str, String)>,
 }
 
 /// Reads all numbers.
@@ -45,26 +46,33 @@ impl fmt::Debug for Numbers {
 
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for sample in (self.0)() {
-            let Sample {
+        let samples = (self.0)();
+        for family in samples.chunk_by(|one, next| one.name == next.name) {
+            let Some(Sample {
                 name,
                 counter,
                 help,
                 value,
-                label,
-            } = sample;
-            if counter {
-                let number = ConstCounter::new(value);
-                let metric = encoder.encode_descriptor(&name, &help, None, number.metric_type())?;
+                ..
+            }) = family.first()
+            else {
+                continue;
+            };
+            if *counter {
+                let number = ConstCounter::new(*value);
+                let metric = encoder.encode_descriptor(name, help, None, number.metric_type())?;
                 number.encode(metric)?;
-            } else {
-                let number = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
-                let mut metric =
-                    encoder.encode_descriptor(&name, &help, None, number.metric_type())?;
-                match label {
-                    Some(label) => number.encode(metric.encode_family(&[label])?)?,
-                    None => number.encode(metric)?,
+                continue;
+            }
+            let kind = ConstGauge::new(0_i64).metric_type();
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for sample in family {
+                let number = ConstGauge::new(i64::try_from(sample.value).unwrap_or(i64::MAX));
+                if sample.labels.is_empty() {
+                    number.encode(metric)?;
+                    break;
                 }
+                number.encode(metric.encode_family(&sample.labels)?)?;
             }
         }
         Ok(())

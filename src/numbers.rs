@@ -1,6 +1,8 @@
 //! Every number that the program exports.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::http::{Sample, Source};
 use crate::run::Running;
@@ -17,6 +19,7 @@ pub fn source(running: &Running) -> Source {
         });
         core.chain(modules(&running))
             .chain([policy(&running)])
+            .chain(expiries(&running, SystemTime::now()))
             .collect()
     })
 }
@@ -27,7 +30,7 @@ fn sample(name: &str, counter: bool, help: &str, value: u64) -> Sample {
         counter,
         help: help.trim_end_matches('.').replace('`', ""),
         value,
-        label: None,
+        labels: Vec::new(),
     }
 }
 
@@ -35,9 +38,31 @@ fn sample(name: &str, counter: bool, help: &str, value: u64) -> Sample {
 fn policy(running: &Running) -> Sample {
     let hash = running.acl.policy().hash().to_owned();
     Sample {
-        label: Some(("hash", hash)),
+        labels: vec![("hash", hash)],
         ..sample("policy_info", false, "The policy in force", 1)
     }
+}
+
+/// Days until certificates, client CAs and revocation lists end.
+fn expiries(running: &Running, now: SystemTime) -> Vec<Sample> {
+    let mut expiries = running.desk.expiries();
+    // One that is there twice counts as the earlier.
+    expiries.sort_by_key(|one| one.ends.until);
+    let mut seen = HashSet::new();
+    expiries.retain(|one| {
+        let key = (one.listener.clone(), one.ends.what, one.ends.name.clone());
+        seen.insert(key)
+    });
+    let help = "Days until this ends; 0 when it is over";
+    let days = expiries.into_iter().map(|expiry| Sample {
+        labels: vec![
+            ("listener", expiry.listener.into()),
+            ("what", expiry.ends.what.as_str().to_owned()),
+            ("name", expiry.ends.name.clone()),
+        ],
+        ..sample("expiry_days", false, help, expiry.ends.days(now))
+    });
+    days.collect()
 }
 
 #[expect(clippy::too_many_lines, reason = "a table")]

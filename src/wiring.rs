@@ -3,6 +3,7 @@
 //! [`load`] reads every file that the configuration names and reports everything that is wrong at
 //! once; `check` stops there, `run` goes on with the result. Nothing here opens a socket.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -20,9 +21,6 @@ use crate::config::{self, Bind, CertificateName, ClientAuth, Config, DurabilityM
 
 /// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
 const OWN_DESCRIPTORS: u64 = 64;
-
-/// A certificate that ends within this time is worth a warning.
-const ENDS_SOON: Duration = Duration::from_hours(14 * 24);
 
 /// Everything that the files say, ready to be used.
 pub struct Loaded {
@@ -55,7 +53,7 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
         match tls::load(&settings, now) {
             Ok(loaded) => {
                 warnings.extend(loaded.warnings.iter().cloned());
-                warnings.extend(ends_soon(&name, loaded.until, now));
+                warnings.extend(ends_soon(&name, &loaded, now));
                 listeners.push((name, loaded));
             }
             Err(error) => errors.push(format!("listener {name:?}: {error}")),
@@ -94,7 +92,7 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
     match (desk, policy) {
         (Some(desk), Some(policy)) if errors.is_empty() => {
             for (name, loaded) in &listeners {
-                desk.set_trust(name, loaded.trust.clone());
+                desk.set_listener(name, loaded);
             }
             Ok(Loaded {
                 desk,
@@ -108,12 +106,14 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
     }
 }
 
-fn ends_soon(name: &str, until: SystemTime, now: SystemTime) -> Option<String> {
-    let left = until.duration_since(now).unwrap_or_default();
-    (left < ENDS_SOON).then(|| {
-        let days = left.as_secs() / 86_400;
-        format!("listener {name:?}: its certificate ends in {days} days; renew it")
-    })
+/// What a listener has that ends soon.
+#[must_use]
+pub fn ends_soon(name: &str, loaded: &tls::Loaded, now: SystemTime) -> Vec<String> {
+    let cas = loaded.trust.iter().flat_map(|trust| trust.ends());
+    let ends = loaded.ends.iter().cloned().chain(cas);
+    ends.filter_map(|ends| ends.warning(now))
+        .map(|warning| format!("listener {name:?}: {warning}"))
+        .collect()
 }
 
 /// Reads the policy; the texts are warnings.
@@ -162,11 +162,11 @@ fn read_sources(
     let mut sources = Sources::read(model, &policies)?;
     let auth = &config.auth;
     let webhooks = auth.webhooks.iter();
-    let token_hooks = webhooks.clone().filter(|webhook| webhook.tokens);
     sources.client_id_is_free = auth.client_id == config::ClientIdRule::Any;
     sources.roles_from_credentials =
         !auth.jwt.is_empty() || !auth.introspection.is_empty() || !auth.webhooks.is_empty();
-    sources.several_issuers = auth.jwt.len() + auth.introspection.len() + token_hooks.count() > 1;
+    sources.several_cas = several_cas(config);
+    sources.several_issuers = auth.token_sources().count() > 1;
     let carried = (auth.jwt.iter().map(|issuer| &issuer.allowed_roles))
         .chain(
             auth.introspection
@@ -174,8 +174,48 @@ fn read_sources(
                 .map(|server| &server.allowed_roles),
         )
         .chain(webhooks.map(|webhook| &webhook.allowed_roles));
-    sources.token_roles = carried.flatten().flatten().cloned().collect();
+    let mut carried: Vec<_> = carried.flatten().flatten().collect();
+    carried.sort_unstable();
+    let shared = carried.array_windows().filter(|[one, next]| one == next);
+    sources.shared_roles = shared.map(|[role, _]| (*role).clone()).collect();
     Ok(sources)
+}
+
+/// Whether clients of different CAs may have the same NAME and still be different principals.
+fn several_cas(config: &Config) -> bool {
+    let names: BTreeSet<_> = client_cas(config).map(|(name, _)| name).collect();
+    names.len() > 1
+}
+
+fn client_cas(config: &Config) -> impl Iterator<Item = &(Option<String>, config::InputFile)> {
+    let tls = config.listeners.iter().filter_map(config::Listener::tls);
+    let cas = tls.filter_map(|tls| tls.client_auth.ca());
+    cas.flat_map(|ca| &ca.ca)
+}
+
+/// The NAME of a principal as `{name}` has it: without the CA or the issuer that vouches for it, where
+/// this configuration gives principals one.
+#[must_use]
+pub fn own_name<'a>(config: &Config, principal: &'a str) -> &'a str {
+    let (kind, name) = principal.split_once(':').unwrap_or(("", principal));
+    let auth = &config.auth;
+    let sources: Vec<&str> = match kind {
+        "cert" => client_cas(config)
+            .filter_map(|(name, _)| name.as_deref())
+            .collect(),
+        "jwt" if auth.token_sources().count() > 1 => auth.token_sources().collect(),
+        "user" if auth.password_sources() > 1 => auth
+            .webhooks
+            .iter()
+            .filter(|webhook| webhook.passwords)
+            .map(|webhook| webhook.name.as_str())
+            .collect(),
+        _ => Vec::new(),
+    };
+    match name.split_once('/') {
+        Some((source, own)) if sources.contains(&source) => own,
+        Some(_) | None => name,
+    }
 }
 
 /// The TLS settings of each listener that has them, by name.
@@ -194,7 +234,14 @@ pub fn tls_settings(config: &Config) -> Vec<(String, tls::TlsSettings)> {
             let settings = tls::TlsSettings {
                 certificate: tls.certificate.path.clone(),
                 key: tls.key.path.clone(),
-                client_ca: ca.iter().map(|ca| ca.ca.path.clone()).collect(),
+                client_ca: ca
+                    .iter()
+                    .flat_map(|ca| &ca.ca)
+                    .map(|(name, file)| auth::ClientCa {
+                        name: name.clone(),
+                        file: file.path.clone(),
+                    })
+                    .collect(),
                 client_auth,
                 revocation: ca.map(revocation).unwrap_or_default(),
                 sni: tls
@@ -302,6 +349,7 @@ fn revocation(ca: &config::ClientCa) -> auth::Revocation {
         tls_ca: path(ca.crl_tls_ca.as_ref()),
         refresh: ca.crl_refresh,
         grace: ca.crl_grace,
+        deny: path(ca.deny_fingerprints.as_ref()),
     }
 }
 

@@ -65,7 +65,7 @@ fn the_documented_configuration_loads_and_its_units_are_in_order() {
     let file = Path::new("portcullis.toml");
     let end = "[acl]\npolicy = ['policy.csv']\n";
     let (listener, auth) = (blocks("toml listener"), blocks("toml"));
-    assert!(listener.len() == 2 && auth.len() >= 6);
+    assert!(listener.len() == 3 && auth.len() >= 6);
     let plain = "[[listener]]\nname = 'l'\nbind = '127.0.0.1:0'\nplaintext = true\n";
     let tls = "[[listener]]\nname = 'l'\nbind = '127.0.0.1:0'\n";
     let texts = listener

@@ -321,6 +321,13 @@ const BAD_TLS: &[(&str, &str, &str)] = &[
     ("client-ca = 'a'\ncrl = ['r', 1]", "8:13", "has an entry that is no text"),
     ("client-ca = 'a'\ncrl-grace = '0 h'", "8:13", "out of range"),
     ("client-ca = 1", "7:13", "client-ca in [listener.tls] is an integer"),
+    ("client-ca = []", "7:13", "client-ca in [listener.tls] names no file"),
+    ("client-ca = ['a', 1]", "7:13", "write a file, such as client-ca = \"ca.pem\", or a list"),
+    ("client-ca = [{ name = 'plant' }]", "7:14", "[listener.tls] has no file"),
+    ("client-ca = [{ file = 'a' }]", "7:14", "[listener.tls] has no name"),
+    ("client-ca = [{ name = 'a/b', file = 'a' }]", "7:23", "write letters, digits, hyphens"),
+    ("client-ca = [{ name = 'a', file = 'a', crl = 'x' }]", "7:40", "unknown key \"crl\""),
+    ("deny-fingerprints = 'd'", "7:21", "deny-fingerprints in [listener.tls] without client-ca"),
     ("certifcate = 'a'", "7:1", "unknown key \"certifcate\" in [listener.tls]; did you mean certificate?"),
 ];
 

@@ -141,7 +141,10 @@ fn the_documented_example_loads_as_documented() {
     let ClientAuth::Required(client) = &tls.client_auth else {
         panic!("required where client-ca is set");
     };
-    assert_eq!(client.ca.path, Path::new("/etc/portcullis/ca.pem"));
+    let [(None, ca)] = client.ca.as_slice() else {
+        panic!("one CA without a name");
+    };
+    assert_eq!(ca.path, Path::new("/etc/portcullis/ca.pem"));
     assert_eq!(client.crl.len(), 1);
     assert_eq!(client.crl_grace, Duration::from_hours(24));
     assert_eq!(local.bind, Bind::Tcp("127.0.0.1:1883".parse().unwrap()));

@@ -39,6 +39,10 @@ impl Source {
 
 /// Everything that a policy is loaded from.
 #[derive(Clone, Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of the configuration by itself"
+)]
 pub struct Sources {
     /// The model file; `None` for the shipped model.
     pub model: Option<Source>,
@@ -50,11 +54,14 @@ pub struct Sources {
     /// Whether credentials bring roles (a JWT issuer with `roles`); then a role that no `g` line
     /// gives is not warned of.
     pub roles_from_credentials: bool,
-    /// Whether there is more than one JWT issuer, so that names of tokens have a `/`; then a
-    /// `{name}` in an allow line that tokens may hold is warned of.
+    /// Whether there is more than one JWT issuer: then two of them may give the same `{name}`, which
+    /// is warned of in an allow line that both kinds of tokens may hold.
     pub several_issuers: bool,
-    /// The roles that tokens may carry (`allowed-roles`), without the `role:` prefix.
-    pub token_roles: Vec<String>,
+    /// The same for client CAs with names.
+    pub several_cas: bool,
+    /// The roles that tokens of more than one issuer may carry (`allowed-roles`), without the `role:`
+    /// prefix.
+    pub shared_roles: Vec<String>,
 }
 
 impl Sources {

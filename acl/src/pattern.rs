@@ -86,11 +86,11 @@ impl Slot {
     pub(crate) fn text<'a>(&self, who: &'a Snapshot) -> Option<&'a str> {
         let principal = who.principal();
         let value = match self {
-            Self::Name => principal.name(),
+            Self::Name => who.identity.name(),
             Self::Principal => principal.as_str(),
             Self::ClientId => &who.client_id,
             Self::Listener => &who.listener,
-            Self::Username if principal.kind() == "user" => principal.name(),
+            Self::Username if principal.kind() == "user" => who.identity.name(),
             Self::Username => return None,
             Self::Attribute(key) => who.identity.attributes.get(key)?,
         };

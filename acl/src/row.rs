@@ -14,7 +14,8 @@ use crate::suggest::{hint, nearest};
 const KINDS: [&str; 5] = ["cert", "jwt", "user", "role", "system"];
 
 /// What the certificate module says of a certificate; other modules may say more.
-const CERTIFICATE_FIELDS: [&str; 10] = [
+const CERTIFICATE_FIELDS: [&str; 11] = [
+    "ca",
     "cn",
     "ou",
     "o",
@@ -313,6 +314,13 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                 "bound qos and payload from above only: `qos <= 1`, `payload <= '64 KiB'`",
             );
         }
+        let told_apart = rule.levels.iter().any(|level| match level {
+            Level::Slot(number) => {
+                let slot = policy.slots.get(*number);
+                matches!(slot, Some(Slot::Attribute(key)) if &**key == "cert.ca")
+            }
+            Level::Literal(_) | Level::Any | Level::Rest => false,
+        });
         let placeholders = rule.levels.iter().filter_map(|level| match level {
             Level::Slot(number) => policy.slots.get(*number),
             Level::Literal(_) | Level::Any | Level::Rest => None,
@@ -329,22 +337,21 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                     );
                 }
                 Slot::Name
-                    if sources.several_issuers
-                        && rule.effect == Effect::Allow
-                        && may_be_a_token(policy, sources, rule.subject) =>
+                    if rule.effect == Effect::Allow && is_shared(sources, subject, told_apart) =>
                 {
                     warn(
-                        "{name} in an allow line grants nothing to tokens: with several issuers \
-                         their names are ISSUER/NAME, and a `/` is not part of one level"
+                        "{name} in an allow line: two CAs or issuers may give the same name to \
+                         different clients, and these share what the line allows"
                             .into(),
-                        "use a claim, such as {claim.sub}, or give these lines to certificates",
+                        "give the line to a role that one of them alone gives, or add a level \
+                         {cert.ca}",
                     );
                 }
                 Slot::Attribute(key) if unknown_field(key).is_some() => {
                     let near = unknown_field(key).map(|field| hint(field, CERTIFICATE_FIELDS));
                     warn(
                         format!("no certificate gives {{{key}}}{}", near.unwrap_or_default()),
-                        "use a field of certificates (cn, ou, o, serial, san-dns, san-uri, \
+                        "use a field of certificates (ca, cn, ou, o, serial, san-dns, san-uri, \
                          san-email, subject, issuer, fingerprint), unless a module of yours gives it",
                     );
                 }
@@ -363,17 +370,14 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
     }
 }
 
-/// Whether somebody with a token may hold the subject: everybody, a `jwt:` principal, a role that
-/// tokens carry, or one that a `g` line gives to a `jwt:` principal or to another role.
-fn may_be_a_token(policy: &Policy, sources: &Sources, subject: u32) -> bool {
-    let name = policy.subjects.name(subject);
-    let Some(role) = name.strip_prefix("role:") else {
-        return name == "*" || name.starts_with("jwt:");
-    };
-    let links = policy.links.iter().filter(|link| link.role == subject);
-    let mut members = links.map(|link| policy.subjects.name(link.member));
-    sources.token_roles.iter().any(|carried| carried == role)
-        || members.any(|name| name.starts_with("jwt:") || name.starts_with("role:"))
+/// Whether clients of different CAs or issuers hold the subject by themselves: everybody, or a role
+/// that tokens of more than one issuer carry.
+fn is_shared(sources: &Sources, subject: &str, told_apart: bool) -> bool {
+    let role = subject.strip_prefix("role:");
+    let carried = |role| sources.shared_roles.iter().any(|shared| shared == role);
+    let by_cas = sources.several_cas && subject == "*";
+    let by_issuers = sources.several_issuers && (subject == "*" || role.is_some_and(carried));
+    !told_apart && (by_cas || by_issuers)
 }
 
 /// The field that an attribute names, if it is one of a certificate that none has.

@@ -310,39 +310,35 @@ fn another_model_is_refused() {
     );
 }
 
-/// With several issuers the NAME of a token has a `/`, and `{name}` grants it nothing.
+/// `{name}` is the NAME alone, whoever vouches for it.
 #[test]
-fn a_name_in_a_line_for_tokens_is_warned_of_with_several_issuers() {
-    let warned = |text: &str, several: bool| {
+fn a_name_that_two_cas_or_issuers_may_give_is_warned_of() {
+    let warned = |text: &str, several_issuers: bool, several_cas: bool| {
         let sources = Sources {
             policies: vec![Source::new("policy.csv", text)],
             roles_from_credentials: true,
-            several_issuers: several,
-            token_roles: vec!["nurse".into()],
+            several_issuers,
+            several_cas,
+            shared_roles: vec!["nurse".into()],
             ..Sources::default()
         };
         let warnings = Policy::load(&sources).unwrap().warnings;
         warnings
             .iter()
-            .any(|warning| warning.message.contains("grants nothing to tokens"))
+            .any(|warning| warning.message.contains("share what the line allows"))
     };
-    for (text, expected) in [
-        ("p, role:nurse, t/{name}, publish, allow", true),
-        ("p, *, t/{name}, publish, allow", true),
-        ("p, jwt:id/a, t/{name}, publish, allow", true),
-        (
-            "p, role:x, t/{name}, publish, allow\ng, jwt:id/a, role:x",
-            true,
-        ),
-        (
-            "p, role:x, t/{name}, publish, allow\ng, cert:a, role:x",
-            false,
-        ),
-        ("p, cert:a, t/{name}, publish, allow", false),
-        ("p, role:nurse, t/{name}, publish, deny", false),
-        ("p, role:nurse, t/{claim.sub}, publish, allow", false),
+    for (text, by_issuers, by_cas) in [
+        ("p, *, t/{name}, publish, allow", true, true),
+        ("p, *, t/{cert.ca}/{name}, publish, allow", false, false),
+        ("p, role:nurse, t/{name}, publish, allow", true, false),
+        ("p, role:other, t/{name}, publish, allow", false, false),
+        ("p, jwt:id/a, t/{name}, publish, allow", false, false),
+        ("p, cert:plant/a, t/{name}, publish, allow", false, false),
+        ("p, *, t/{name}, publish, deny", false, false),
+        ("p, *, t/{claim.sub}, publish, allow", false, false),
     ] {
-        assert_eq!(warned(text, true), expected, "{text}");
-        assert!(!warned(text, false), "{text}");
+        assert_eq!(warned(text, true, false), by_issuers, "{text}");
+        assert_eq!(warned(text, false, true), by_cas, "{text}");
+        assert!(!warned(text, false, false), "{text}");
     }
 }

@@ -2,8 +2,9 @@
 //! it can be asked about later.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
-use portcullis_core::hook::{Attributes, Credential, Principal};
+use portcullis_core::hook::{Attributes, Credential, Identity};
 use x509_parser::asn1_rs::Oid;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{
@@ -16,7 +17,7 @@ use crate::Error;
 use crate::crl::IssuerId;
 use crate::der::{hex, serial, sha256};
 use crate::names::{Only, only, rfc4514};
-use crate::trust::{AnchorId, Link, Path};
+use crate::trust::{AnchorId, Link, NamedCa, Path};
 
 /// Longest attribute value, in bytes; a longer one is left out.
 const MAX_ATTRIBUTE: usize = 1024;
@@ -103,17 +104,30 @@ impl Facts {
         })
     }
 
-    /// The principal.
+    /// The name.
     ///
     /// # Errors
     ///
     /// Why the certificate names nobody.
-    pub(crate) fn principal(&self) -> Result<Principal, String> {
+    pub(crate) fn name(&self) -> Result<&str, String> {
         let name = self.name.as_deref().map_err(Clone::clone)?;
         if name.contains('*') {
             return Err(format!("the name {name:?} has a wildcard"));
         }
-        Principal::vouched("cert", name)
+        Ok(name)
+    }
+
+    /// Who that is; `ca` is the name of the CA that says so, where it has one.
+    ///
+    /// # Errors
+    ///
+    /// Why the certificate names nobody.
+    pub(crate) fn identity(&self, ca: Option<&str>) -> Result<Identity, String> {
+        let mut attributes = self.attributes.clone();
+        if let Some(ca) = ca {
+            attributes.insert("cert.ca".into(), ca.into());
+        }
+        Identity::vouched_by("cert", ca, self.name()?, Arc::from([]), attributes)
             .map_err(|error| format!("the certificate's name is not accepted: {error}"))
     }
 }
@@ -235,12 +249,14 @@ pub(crate) fn is_attribute(value: &str) -> bool {
 /// Names a certificate for later questions: the client's fingerprint, the CA, issuer and serial of
 /// each certificate on the path, and the listener whose CAs and CRLs it was judged by.
 ///
-/// `fp=HEX ca=HEX path=HEX/SERIAL,HEX/SERIAL listener=NAME`
+/// `fp=HEX ca=HEX path=HEX/SERIAL,HEX/SERIAL [named=HEX/CANAME] listener=NAME`
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub(crate) fingerprint: Box<str>,
     pub(crate) anchor: AnchorId,
     pub(crate) links: Vec<Link>,
+    /// The CA whose name the principal has, and that name.
+    pub(crate) named: Option<NamedCa>,
     pub(crate) listener: Box<str>,
 }
 
@@ -252,6 +268,7 @@ impl Reference {
             fingerprint: hex(fingerprint).into(),
             anchor: path.anchor,
             links: path.links,
+            named: path.named,
             listener: listener.into(),
         }
     }
@@ -262,11 +279,14 @@ impl Reference {
             .iter()
             .map(|link| format!("{}/{}", hex(&link.issuer.0), link.serial))
             .collect();
+        let named = self.named.as_ref();
+        let named = named.map(|ca| format!(" named={}/{}", ca.id.0, ca.name));
         format!(
-            "fp={} ca={} path={} listener={}",
+            "fp={} ca={} path={}{} listener={}",
             self.fingerprint,
             self.anchor.0,
             links.join(","),
+            named.unwrap_or_default(),
             self.listener
         )
     }
@@ -280,6 +300,14 @@ impl Reference {
         let (fingerprint, rest) = text.strip_prefix("fp=")?.split_once(" ca=")?;
         let (anchor, rest) = rest.split_once(" path=")?;
         let (path, listener) = rest.split_once(" listener=")?;
+        let (path, named) = match path.split_once(" named=") {
+            None => (path, None),
+            Some((path, named)) => {
+                let (id, name) = named.split_once('/')?;
+                let (id, name) = (AnchorId(id.into()), name.into());
+                (path, Some(NamedCa { name, id }))
+            }
+        };
         let links = path.split(',').map(|link| {
             let (issuer, serial) = link.split_once('/')?;
             Some(Link {
@@ -291,6 +319,7 @@ impl Reference {
             fingerprint: fingerprint.into(),
             anchor: AnchorId(anchor.into()),
             links: links.collect::<Option<_>>()?,
+            named,
             listener: listener.into(),
         })
     }
@@ -323,9 +352,22 @@ mod tests {
                     serial: "00".into(),
                 },
             ],
+            named: None,
             listener: "a name = with blanks".into(),
         };
-        assert_eq!(Reference::parse(&reference.text()), Some(reference));
+        let named = Reference {
+            named: Some(NamedCa {
+                name: "plant".into(),
+                id: AnchorId("4567".into()),
+            }),
+            links: reference.links.clone(),
+            fingerprint: reference.fingerprint.clone(),
+            anchor: reference.anchor.clone(),
+            listener: reference.listener.clone(),
+        };
+        for reference in [reference, named] {
+            assert_eq!(Reference::parse(&reference.text()), Some(reference));
+        }
         for broken in [
             "",
             "fp=",

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use portcullis_core::hook::{Attributes, Principal};
+use portcullis_core::hook::{Attributes, Identity};
 use serde_json::{Map, Value};
 
 use crate::Error;
@@ -98,42 +98,61 @@ pub(crate) fn check_conditions(
     }
 }
 
-/// The principal that the claim at `path` names; `issuer` stands before it where there are several
-/// who may name one.
+/// The name in the claim at `path`.
 ///
 /// # Errors
 ///
 /// Why it names nobody.
-pub(crate) fn principal(
+pub(crate) fn name<'a>(claims: &'a Map<String, Value>, path: &str) -> Result<&'a str, String> {
+    match lookup(claims, path) {
+        Some(Value::String(name)) => Ok(name),
+        Some(_) => Err(format!("the claim {path} is not a string")),
+        None => Err(format!("the claim {path} is missing")),
+    }
+}
+
+/// Who the claim at `path` names; `issuer` stands before it where there are several who may name
+/// one.
+///
+/// # Errors
+///
+/// Why it names nobody.
+pub(crate) fn identity(
     claims: &Map<String, Value>,
     path: &str,
     issuer: Option<&str>,
-) -> Result<Principal, String> {
-    let name = match lookup(claims, path) {
-        Some(Value::String(name)) => name,
-        Some(_) => return Err(format!("the claim {path} is not a string")),
-        None => return Err(format!("the claim {path} is missing")),
-    };
-    named("jwt", name, issuer).map_err(|why| format!("the claim {path} names nobody: {why}"))
+    roles: Vec<Box<str>>,
+) -> Result<Identity, String> {
+    named(
+        "jwt",
+        name(claims, path)?,
+        issuer,
+        roles,
+        attributes(claims),
+    )
+    .map_err(|why| format!("the claim {path} names nobody: {why}"))
 }
 
-/// A principal of this kind; `source` stands before the name where there are several.
+/// An identity of this kind; `source` stands before the name where there are several.
 ///
 /// # Errors
 ///
 /// Why nobody can have that name.
-pub(crate) fn named(kind: &str, name: &str, source: Option<&str>) -> Result<Principal, String> {
+pub(crate) fn named(
+    kind: &str,
+    name: &str,
+    source: Option<&str>,
+    roles: Vec<Box<str>>,
+    attributes: Attributes,
+) -> Result<Identity, String> {
     if name.is_empty() {
         return Err("it is empty".into());
     }
     if name.contains('*') {
         return Err("it has a wildcard".into());
     }
-    let vouched = match source {
-        Some(source) => Principal::vouched(kind, &format!("{source}/{name}")),
-        None => Principal::vouched(kind, name),
-    };
-    vouched.map_err(|error| error.to_string())
+    Identity::vouched_by(kind, source, name, roles.into(), attributes)
+        .map_err(|error| error.to_string())
 }
 
 /// Text from a token for a reason: escaped and short.

@@ -66,6 +66,10 @@ pub(crate) struct Lists {
 
 #[derive(Debug, Default)]
 struct Issuer {
+    /// Its distinguished name, as text.
+    name: Box<str>,
+    /// The earliest nextUpdate.
+    next: Option<SystemTime>,
     revoked: HashSet<Box<str>>,
     users_until: Option<SystemTime>,
     authorities_until: Option<SystemTime>,
@@ -185,6 +189,12 @@ impl Lists {
                 path.display(),
                 list.issuer().to_string(),
             ));
+        } else if time(next) < now {
+            warnings.push(format!(
+                "{}: nextUpdate of the CRL of {:?} was {next}; it counts on for crl-grace only: publish a new one",
+                path.display(),
+                list.issuer().to_string(),
+            ));
         }
         self.made = self.made.max(Some(time(list.last_update())));
         let scope = scope(path, &list)?;
@@ -192,6 +202,8 @@ impl Lists {
             .by_issuer
             .entry(IssuerId::of(list.issuer().as_raw()))
             .or_default();
+        issuer.name = list.issuer().to_string().into();
+        issuer.next = Some(issuer.next.map_or(time(next), |have| have.min(time(next))));
         // Of two lists of one issuer the older one decides how long both are believed.
         let earliest = |have: Option<SystemTime>| Some(have.map_or(until, |have| have.min(until)));
         if scope.users {
@@ -228,6 +240,12 @@ impl Lists {
             Role::User => lists.users_until,
             Role::Authority => lists.authorities_until,
         }
+    }
+
+    /// The issuers, with the earliest `nextUpdate` of their lists.
+    pub(crate) fn ends(&self) -> Vec<(Box<str>, SystemTime)> {
+        let ends = |issuer: &Issuer| Some((issuer.name.clone(), issuer.next?));
+        self.by_issuer.values().filter_map(ends).collect()
     }
 
     /// How many certificates are revoked.

@@ -35,8 +35,9 @@ use crate::guess::Guesses;
 use crate::introspection::Introspector;
 use crate::jwt::Issuer;
 use crate::password::{self, Hasher, Users};
+use crate::tls::Loaded;
 use crate::webhook::Webhook;
-use crate::{ClientTrust, Error, Link, Settings};
+use crate::{ClientTrust, Ends, Error, Link, Settings};
 use looked::First;
 pub(crate) use looked::Looked;
 
@@ -74,6 +75,17 @@ pub(crate) struct State {
     webhooks: Vec<Arc<Webhook>>,
     denied: Option<Arc<Denied>>,
     trusts: BTreeMap<Box<str>, Arc<ClientTrust>>,
+    /// When the listeners' own certificates end.
+    servers: BTreeMap<Box<str>, Vec<Ends>>,
+}
+
+/// How long a thing of a listener's still counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// The listener.
+    pub listener: Box<str>,
+    /// What it is, and until when.
+    pub ends: Ends,
 }
 
 /// What came of reloading or fetching one unit.
@@ -116,9 +128,17 @@ impl Desk {
         Ok((desk, warnings))
     }
 
-    /// Sets (or with `None` removes) a listener's client CAs and CRLs; those of
-    /// [`tls::load`](crate::tls::load), so that handshakes and this desk go by the same. CRLs that
-    /// were fetched for the old ones are kept.
+    /// Takes what a listener's files say; [`tls::load`](crate::tls::load) has read them.
+    pub fn set_listener(&self, listener: &str, loaded: &Loaded) {
+        self.set_trust(listener, loaded.trust.clone());
+        self.change(|state| {
+            let ends = loaded.ends.clone();
+            drop(state.servers.insert(listener.into(), ends));
+        });
+    }
+
+    /// Sets (or with `None` removes) a listener's client CAs and CRLs, so that handshakes and this
+    /// desk go by the same. CRLs that were fetched for the old ones are kept.
     pub fn set_trust(&self, listener: &str, trust: Option<Arc<ClientTrust>>) {
         self.change(|state| match trust {
             Some(trust) => {
@@ -129,6 +149,24 @@ impl Desk {
             }
             None => drop(state.trusts.remove(listener)),
         });
+    }
+
+    /// When the listeners' certificates, client CAs and revocation lists end, as they are now.
+    #[must_use]
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let state = self.state.load();
+        let of_listener = |listener: &str, ends: Vec<Ends>| {
+            let listener: Box<str> = listener.into();
+            ends.into_iter().map(move |ends| Expiry {
+                listener: listener.clone(),
+                ends,
+            })
+        };
+        let servers = state.servers.iter();
+        let servers = servers.flat_map(|(name, ends)| of_listener(name, ends.clone()));
+        let trusts = state.trusts.iter();
+        let trusts = trusts.flat_map(|(name, trust)| of_listener(name, trust.ends()));
+        servers.chain(trusts).collect()
     }
 
     /// Reads the password file again.

@@ -117,11 +117,13 @@ impl Introspector {
         let Some(claims) = answer else {
             return Said::NotMine(format!("introspection {name}: the token is not active"));
         };
-        let claimed = self.principal(&claims, several).ok();
         match self.accept(&claims, certificate, several, now) {
             Ok((accepted, ignored)) => Said::Yes(Box::new(accepted), ignored),
             Err(why) => Said::No(Refusal {
-                claimed,
+                claimed: self
+                    .identity(&claims, several, Vec::new())
+                    .ok()
+                    .map(|identity| identity.principal),
                 ..Refusal::new(
                     RefusalKind::BadCredential,
                     format!("introspection {name}: {why}"),
@@ -207,13 +209,14 @@ impl Introspector {
         }
     }
 
-    fn principal(
+    fn identity(
         &self,
         claims: &Map<String, Value>,
         several: bool,
-    ) -> Result<portcullis_core::hook::Principal, String> {
+        roles: Vec<Box<str>>,
+    ) -> Result<Identity, String> {
         let source = several.then_some(self.settings.name.as_str());
-        claims::principal(claims, &self.settings.principal, source)
+        claims::identity(claims, &self.settings.principal, source, roles)
     }
 
     fn accept(
@@ -234,18 +237,13 @@ impl Introspector {
         }
         check_binding(claims, certificate)?;
         check_conditions(claims, &settings.require_claims)?;
-        let principal = self.principal(claims, several)?;
         let (roles, ignored) = claims::roles(
             claims,
             settings.roles.as_deref(),
             settings.allowed_roles.as_deref(),
         );
         let accepted = Accepted {
-            identity: Identity {
-                principal,
-                roles: roles.into(),
-                attributes: Arc::new(claims::attributes(claims)),
-            },
+            identity: self.identity(claims, several, roles)?,
             lease: Lease {
                 until: Some(until),
                 credential: Credential::new(Self::METHOD, &format!("server={}", settings.name)),

@@ -16,12 +16,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
 use portcullis_core::clock::Now;
-use portcullis_core::hook::{Credential, Identity, Principal, Refusal, RefusalKind};
+use portcullis_core::hook::{Credential, Identity, Refusal, RefusalKind};
 use serde_json::{Map, Value};
 
-use crate::claims::{
-    self, attributes, audiences, check_binding, check_conditions, check_dates, roles, shown,
-};
+use crate::claims::{self, audiences, check_binding, check_conditions, check_dates, roles, shown};
 use crate::keys::Keys;
 use crate::remote::RemoteKeys;
 use crate::{Error, IssuerSettings, KeySource};
@@ -219,9 +217,12 @@ impl Court<'_> {
         };
         let parts = Parts::read(token).map_err(refuse)?;
         // Unproven; for records and limits only.
-        let claimed = self.principal(issuer, &parts.claims).ok();
+        let claimed = || {
+            let identity = self.identity(issuer, &parts.claims, Vec::new()).ok();
+            identity.map(|identity| identity.principal)
+        };
         let keys = issuer.keys(now).map_err(|why| Refusal {
-            claimed: claimed.clone(),
+            claimed: claimed(),
             kind: RefusalKind::Unavailable,
             ..refuse(why)
         })?;
@@ -232,7 +233,6 @@ impl Court<'_> {
                 let until = check_dates(&claims, settings.leeway, now.wall)?;
                 check_binding(&claims, certificate)?;
                 check_conditions(&claims, &settings.require_claims)?;
-                let principal = self.principal(issuer, &claims)?;
                 let (roles, ignored_roles) = roles(
                     &claims,
                     settings.roles.as_deref(),
@@ -243,11 +243,7 @@ impl Court<'_> {
                     return Err("the claim jti is missing (one-connection-per-jti)".into());
                 }
                 Ok(Proven {
-                    identity: Identity {
-                        principal,
-                        roles: roles.into(),
-                        attributes: Arc::new(attributes(&claims)),
-                    },
+                    identity: self.identity(issuer, &claims, roles)?,
                     until,
                     reference: Reference {
                         issuer: settings.name.as_str().into(),
@@ -259,7 +255,7 @@ impl Court<'_> {
                 })
             })
             .map_err(|reason| Refusal {
-                claimed,
+                claimed: claimed(),
                 ..refuse(reason)
             })
     }
@@ -294,10 +290,15 @@ impl Court<'_> {
         })
     }
 
-    fn principal(&self, issuer: &Issuer, claims: &Map<String, Value>) -> Result<Principal, String> {
+    fn identity(
+        &self,
+        issuer: &Issuer,
+        claims: &Map<String, Value>,
+        roles: Vec<Box<str>>,
+    ) -> Result<Identity, String> {
         let settings = &issuer.settings;
         let source = self.several.then_some(settings.name.as_str());
-        claims::principal(claims, &settings.principal, source)
+        claims::identity(claims, &settings.principal, source, roles)
     }
 }
 

@@ -34,6 +34,7 @@ mod crl_url;
 mod deny;
 mod der;
 mod desk;
+mod ends;
 mod error;
 mod exchange;
 mod fetch;
@@ -55,7 +56,8 @@ mod webhook;
 
 pub use certificate::{CertificateName, certificate_attributes};
 pub use claims::ClaimCondition;
-pub use desk::{Desk, Reloaded};
+pub use desk::{Desk, Expiry, Reloaded};
+pub use ends::{Ends, What};
 pub use error::Error;
 pub use fetch::Connection;
 pub use settings::{
@@ -63,5 +65,5 @@ pub use settings::{
     WebhookSettings,
 };
 pub use token::{ed25519_public_pem, generate_ed25519, issue_ed25519};
-pub use trust::{ClientTrust, Revocation};
+pub use trust::{ClientCa, ClientTrust, Revocation};
 pub use url::Url;

@@ -4,16 +4,17 @@
 //! exchange preferred), no 0-RTT. Where clients show certificates there is no resumption at all: a
 //! resumed session would skip the CRL. Renegotiation does not exist in rustls.
 //!
-//! A client certificate that is not accepted ends the handshake with one alert, whatever the
-//! reason; [`explain`] has the reason for the log.
+//! A client certificate that is not accepted ends the handshake with the alert that TLS has for its
+//! kind: `certificate_expired`, `certificate_revoked`, `unknown_ca`, `unsupported_certificate` or
+//! `bad_certificate`. The whole reason goes to the gate ([`note_reason`]), for log and record.
 
 use std::collections::HashMap;
-use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use portcullis_core::gate::note_reason;
 use portcullis_core::hook::ClientCertificate;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, DnsName, PrivateKeyDer, UnixTime, pem::PemObject};
@@ -22,14 +23,12 @@ use rustls::server::{
     ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerConfig, ServerConnection,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::der::time;
-use crate::trust::certificates;
-use crate::{ClientTrust, Error, Revocation, file};
+use crate::trust::{NotTrusted, certificates};
+use crate::{ClientCa, ClientTrust, Ends, Error, Revocation, What, file};
 
 /// Largest certificate or key file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -41,8 +40,8 @@ pub struct TlsSettings {
     pub certificate: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// CAs of client certificates, PEM; several files and several in one file.
-    pub client_ca: Vec<PathBuf>,
+    /// CAs of client certificates; several files and several in one file.
+    pub client_ca: Vec<ClientCa>,
     /// Whether clients must show a certificate.
     pub client_auth: ClientAuth,
     /// CRLs. With at least one file or address, a CA without CRL is refused.
@@ -81,10 +80,10 @@ pub enum ClientAuth {
 pub struct Loaded {
     /// For `tokio_rustls::TlsAcceptor`.
     pub config: Arc<ServerConfig>,
-    /// For [`Desk::set_trust`](crate::Desk::set_trust); `None` with [`ClientAuth::None`].
+    /// For [`Desk::set_listener`](crate::Desk::set_listener); `None` with [`ClientAuth::None`].
     pub trust: Option<Arc<ClientTrust>>,
-    /// When the first of the server's certificates ends.
-    pub until: SystemTime,
+    /// When each of the server's certificates ends.
+    pub ends: Vec<Ends>,
     /// What works but should be looked at.
     pub warnings: Vec<String>,
 }
@@ -98,14 +97,17 @@ pub struct Loaded {
 /// `client-ca`.
 pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
     let mut warnings = Vec::new();
-    let (own, mut until) = server_key(&settings.certificate, &settings.key, &mut warnings, now)?;
+    let (own, end) = server_key(&settings.certificate, &settings.key, &mut warnings, now)?;
+    let mut ends = vec![end];
     let mut resolver = Resolver {
         own,
         by_name: HashMap::new(),
     };
     for sni in &settings.sni {
-        let (key, ends) = server_key(&sni.certificate, &sni.key, &mut warnings, now)?;
-        until = until.min(ends);
+        let (key, end) = server_key(&sni.certificate, &sni.key, &mut warnings, now)?;
+        if !ends.contains(&end) {
+            ends.push(end);
+        }
         for name in &sni.names {
             let name = checked_name(name)?;
             if resolver
@@ -156,7 +158,7 @@ pub fn load(settings: &TlsSettings, now: SystemTime) -> Result<Loaded, Error> {
     Ok(Loaded {
         config: Arc::new(config),
         trust,
-        until,
+        ends,
         warnings,
     })
 }
@@ -173,32 +175,15 @@ pub fn client_certificate(connection: &ServerConnection) -> Option<ClientCertifi
     })
 }
 
-/// Why a handshake failed, for the log: the reason of [`ClientTrust`] where it was that, else what
-/// rustls says. Takes the error of `TlsAcceptor::accept` or a [`rustls::Error`].
-#[must_use]
-pub fn explain(error: &(dyn StdError + 'static)) -> String {
-    let inner = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .map_or(error, |inner| inner as &(dyn StdError + 'static));
-    match inner.downcast_ref::<rustls::Error>() {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
-            reason.to_string()
-        }
-        Some(other) => other.to_string(),
-        None => error.to_string(),
-    }
-}
-
 /// A certificate with its key, and when it ends.
 fn server_key(
     certificate: &Path,
     key: &Path,
     warnings: &mut Vec<String>,
     now: SystemTime,
-) -> Result<(Arc<CertifiedKey>, SystemTime), Error> {
+) -> Result<(Arc<CertifiedKey>, Ends), Error> {
     let chain = certificates(certificate, MAX_FILE)?;
-    let until = check_server_certificate(certificate, &chain, now)?;
+    let ends = check_server_certificate(certificate, &chain, now)?;
     let der = private_key(key)?;
     warnings.extend(file::exposed(key));
     let provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -212,7 +197,7 @@ fn server_key(
             "use the private key that the certificate was made for",
         )
     })?;
-    Ok((Arc::new(certified), until))
+    Ok((Arc::new(certified), ends))
 }
 
 /// A host name in lower case, with a wildcard only as its whole first label.
@@ -253,7 +238,7 @@ fn check_server_certificate(
     path: &Path,
     chain: &[CertificateDer<'_>],
     now: SystemTime,
-) -> Result<SystemTime, Error> {
+) -> Result<Ends, Error> {
     let broken = |problem: String, remedy| Err(Error::file(path, problem, remedy));
     let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
     let certificate = match X509Certificate::from_der(first) {
@@ -290,7 +275,16 @@ fn check_server_certificate(
             "put the server's own certificate first, then the CAs between",
         );
     }
-    Ok(time(validity.not_after))
+    let subject = certificate.subject().to_string();
+    Ok(Ends {
+        what: What::Server,
+        name: if subject.is_empty() {
+            path.display().to_string()
+        } else {
+            subject
+        },
+        until: time(validity.not_after),
+    })
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
@@ -344,9 +338,10 @@ impl ClientCertVerifier for Verifier {
         let now = UNIX_EPOCH + Duration::from_secs(now.as_secs());
         match self.trust.validate(end_entity, intermediates, now) {
             Ok(_) => Ok(ClientCertVerified::assertion()),
-            Err(reason) => Err(rustls::Error::InvalidCertificate(CertificateError::Other(
-                OtherError(Arc::new(NotTrusted(reason))),
-            ))),
+            Err(NotTrusted { kind, why }) => {
+                note_reason(why);
+                Err(rustls::Error::InvalidCertificate(kind))
+            }
         }
     }
 
@@ -372,21 +367,3 @@ impl ClientCertVerifier for Verifier {
         self.trust.algorithms().supported_schemes()
     }
 }
-
-/// Carries the reason through rustls. Its `Debug` is the reason too, because that is what rustls
-/// prints.
-struct NotTrusted(String);
-
-impl fmt::Display for NotTrusted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for NotTrusted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl StdError for NotTrusted {}

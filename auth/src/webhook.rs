@@ -21,13 +21,12 @@
 //! configured address only, over TLS or to loopback, and is in no log.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portcullis_core::hook::{
-    Accepted, Attempt, Attributes, Credential, Identity, Lease, Refusal, RefusalKind,
+    Accepted, Attempt, Attributes, Credential, Lease, Refusal, RefusalKind,
 };
 use portcullis_core::wire::Version;
 use serde::{Deserialize, Serialize};
@@ -208,7 +207,6 @@ impl Webhook {
             (Judged::Token(_), None) => return Err("its answer names no principal".into()),
         };
         let source = several.then_some(settings.name.as_str());
-        let principal = named(kind, name, source).map_err(|why| format!("the principal: {why}"))?;
         let latest = now
             .checked_add(settings.lifetime)
             .ok_or("lifetime is out of range")?;
@@ -224,12 +222,10 @@ impl Webhook {
         let (roles, ignored) =
             claims::roles(&roles, Some("roles"), settings.allowed_roles.as_deref());
         let attributes: Map<String, Value> = answer.attributes.clone().into_iter().collect();
+        let identity = named(kind, name, source, roles, claims::attributes(&attributes))
+            .map_err(|why| format!("the principal: {why}"))?;
         let accepted = Accepted {
-            identity: Identity {
-                principal,
-                roles: roles.into(),
-                attributes: Arc::new(claims::attributes(&attributes)),
-            },
+            identity,
             lease: Lease {
                 until: Some(until),
                 credential: Credential::new(Self::METHOD, &format!("server={}", settings.name)),

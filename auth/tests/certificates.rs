@@ -7,10 +7,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Ca, Leaf, ask, at, attempt, chain, client_params, day, desk, named, principal, trust,
-    with_certificate,
+    Ca, Leaf, ask, at, attempt, chain, client_params, day, desk, file, named, named_trust,
+    principal, trust, with_certificate,
 };
-use portcullis_auth::{CertificateName, ClientTrust, Desk, Settings};
+use portcullis_auth::{CertificateName, ClientTrust, Desk, Revocation, Settings};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
     Attempt, Authenticator, ClientCertificate, RefusalKind, Standing, Use,
@@ -482,7 +482,7 @@ fn broken_ca_and_crl_files_are_errors_with_a_remedy() {
         );
     }
     let missing = ClientTrust::load(
-        &["/nowhere/ca.pem".into()],
+        &[std::path::PathBuf::from("/nowhere/ca.pem").into()],
         &common::revocation(vec![]),
         day(0),
     );
@@ -543,4 +543,161 @@ fn a_listener_without_client_ca_believes_no_certificate() {
             .unwrap_err()
             .contains("no client CA")
     );
+}
+
+#[test]
+fn the_verified_path_says_which_ca_names_the_client() {
+    let (plant, office, plain) = (Ca::root("plant"), Ca::root("office"), Ca::root("plain"));
+    let line = plant.below("line", 40);
+    let cas = [
+        (Some("plant"), &*plant.pem),
+        (Some("office"), &*office.pem),
+        (None, &*plain.pem),
+    ];
+    let desk = desk_with(CertificateName::Cn, named_trust(&cas).unwrap());
+    let judge = |certificate: ClientCertificate| {
+        ask(&desk, &with_certificate(&certificate)).map(|accepted| accepted.identity)
+    };
+    let below = line.client("pump", |_| {});
+    for (certificate, principal, name, ca) in [
+        (
+            plant.client("pump", |_| {}).shown(),
+            "cert:plant/pump",
+            "pump",
+            Some("plant"),
+        ),
+        (
+            chain(&[&below.der, &line.der]),
+            "cert:plant/pump",
+            "pump",
+            Some("plant"),
+        ),
+        (
+            office.client("pump", |_| {}).shown(),
+            "cert:office/pump",
+            "pump",
+            Some("office"),
+        ),
+        (
+            plain.client("pump", |_| {}).shown(),
+            "cert:pump",
+            "pump",
+            None,
+        ),
+        // A slash of its own is part of the NAME.
+        (
+            plant.client("office/pump", |_| {}).shown(),
+            "cert:plant/office/pump",
+            "office/pump",
+            Some("plant"),
+        ),
+        (
+            plain.client("area/pump", |_| {}).shown(),
+            "cert:area/pump",
+            "area/pump",
+            None,
+        ),
+    ] {
+        let identity = judge(certificate).unwrap();
+        assert_eq!(identity.principal.as_str(), principal);
+        assert_eq!(identity.name(), name, "{principal}");
+        let attribute = identity.attributes.get("cert.ca").map(|ca| &**ca);
+        assert_eq!(attribute, ca, "{principal}");
+    }
+}
+
+#[test]
+fn a_ca_without_a_name_cannot_speak_for_one_that_has_a_name() {
+    let (plant, plain) = (Ca::root("plant"), Ca::root("plain"));
+    let trusted = named_trust(&[(None, &plain.pem)]).unwrap();
+    let desk = desk_with(CertificateName::Cn, trusted);
+    let forged = plain.client("plant/pump", |_| {}).shown();
+    let judge = || principal(&desk, &with_certificate(&forged));
+    // As long as nobody is called plant, it is a name as others.
+    assert_eq!(judge().unwrap(), "cert:plant/pump");
+    // On whatever listener that is.
+    let named = named_trust(&[(Some("plant"), &plant.pem)]).unwrap();
+    desk.set_trust("other", Some(named));
+    let why = judge().unwrap_err();
+    assert!(why.contains("another CA issued it"), "{why}");
+}
+
+#[test]
+fn the_nearest_ca_with_a_name_counts_and_one_ca_has_one_name() {
+    let root = Ca::root("root");
+    let (line, other) = (root.below("line", 40), root.below("other", 41));
+    let judge = |cas: &[(Option<&str>, &str)], leaf: &Leaf, above: &Ca| {
+        let desk = desk_with(CertificateName::Cn, named_trust(cas).unwrap());
+        let shown = chain(&[&leaf.der, &above.der]);
+        principal(&desk, &with_certificate(&shown))
+    };
+    let (in_line, elsewhere) = (line.client("p", |_| {}), other.client("p", |_| {}));
+    let both = [(Some("root"), &*root.pem), (Some("line"), &*line.pem)];
+    assert_eq!(judge(&both, &in_line, &line).unwrap(), "cert:line/p");
+    assert_eq!(judge(&both, &elsewhere, &other).unwrap(), "cert:root/p");
+    let between = [(None, &*root.pem), (Some("line"), &*line.pem)];
+    assert_eq!(judge(&between, &in_line, &line).unwrap(), "cert:line/p");
+    assert_eq!(judge(&between, &elsewhere, &other).unwrap(), "cert:p");
+    let above = [(Some("root"), &*root.pem), (None, &*line.pem)];
+    assert_eq!(judge(&above, &in_line, &line).unwrap(), "cert:root/p");
+
+    let twice = named_trust(&[(Some("a"), &root.pem), (Some("b"), &root.pem)]);
+    assert!(twice.err().unwrap().contains("under another name"));
+    assert!(named_trust(&[(Some("a"), &root.pem), (Some("a"), &root.pem)]).is_ok());
+}
+
+#[test]
+fn a_ca_that_is_called_otherwise_ends_the_connections_of_its_clients() {
+    let ca = Ca::root("ca");
+    let shown = ca.client("pump", |_| {}).shown();
+    let names = [None, Some("plant"), Some("works")];
+    for before in names {
+        let called = |name| Some(named_trust(&[(name, &ca.pem)]).unwrap());
+        let desk = desk_with(CertificateName::Cn, called(before).unwrap());
+        let accepted = ask(&desk, &with_certificate(&shown)).unwrap();
+        for after in names {
+            desk.set_trust("internet", called(after));
+            let standing = |purpose| desk.standing(&accepted.lease.credential, purpose);
+            assert_eq!(
+                standing(Use::Live) == Standing::Good,
+                before == after,
+                "{before:?} {after:?}"
+            );
+            assert_eq!(standing(Use::Stored), Standing::Good);
+        }
+    }
+}
+
+#[test]
+fn a_listeners_own_list_denies_a_certificate_there_and_nowhere_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::root("ca");
+    let shown = ca.client("pump", |_| {}).shown();
+    let desk = desk_with(CertificateName::Cn, trust(&[&ca.pem], &[]).unwrap());
+    let at = |listener| Attempt {
+        listener,
+        certificate: Some(&shown),
+        ..attempt()
+    };
+    let accepted = ask(&desk, &at("internet")).unwrap();
+    let fingerprint = &accepted.identity.attributes["cert.fingerprint"];
+    let revocation = Revocation {
+        deny: Some(file(directory.path(), "denied.txt", fingerprint.as_bytes())),
+        ..common::revocation(vec![])
+    };
+    let pem = file(directory.path(), "ca.pem", &ca.pem);
+    let (denying, _) = ClientTrust::load(&[pem.into()], &revocation, day(0)).unwrap();
+    desk.set_trust("other", Some(Arc::clone(&denying)));
+    assert!(ask(&desk, &at("internet")).is_ok());
+    let why = principal(&desk, &at("other")).unwrap_err();
+    assert!(why.contains("deny-fingerprints"), "{why}");
+    // It ends what stands, and withholds what its holder has stored.
+    let standing = |purpose| desk.standing(&accepted.lease.credential, purpose);
+    assert_eq!(standing(Use::Live), Standing::Good);
+    desk.set_trust("internet", Some(denying));
+    for purpose in [Use::Live, Use::Stored] {
+        assert!(
+            matches!(standing(purpose), Standing::Revoked(why) if why.contains("deny-fingerprints"))
+        );
+    }
 }

@@ -267,7 +267,7 @@ fn with_crl_url(ca: &Ca, url: &Url) -> Desk {
         urls: vec![url.clone()],
         ..common::revocation(vec![])
     };
-    let (trust, _) = ClientTrust::load(&[file], &revocation, day(0)).unwrap();
+    let (trust, _) = ClientTrust::load(&[file.into()], &revocation, day(0)).unwrap();
     let desk = desk(Settings::default());
     desk.set_trust("internet", Some(trust));
     desk
@@ -350,7 +350,7 @@ async fn a_list_is_fetched_and_revokes_and_an_older_one_brings_nothing_back() {
         urls: vec![server.url()],
         ..common::revocation(vec![])
     };
-    let (trust, _) = ClientTrust::load(&[file], &revocation, day(0)).unwrap();
+    let (trust, _) = ClientTrust::load(&[file.into()], &revocation, day(0)).unwrap();
     desk.set_trust("internet", Some(trust));
     assert!(reason(start).await.unwrap_err().contains("revoked"));
 }

@@ -11,16 +11,18 @@ use std::time::Duration;
 
 use common::{Ca, Leaf, at, client_params, day, file};
 use portcullis_auth::tls::{
-    ClientAuth, Loaded, SniSettings, TlsSettings, client_certificate, explain, load,
+    ClientAuth, Loaded, SniSettings, TlsSettings, client_certificate, load,
 };
+use portcullis_auth::{Ends, What};
+use portcullis_core::gate::with_reason;
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use rustls::time_provider::TimeProvider;
 use rustls::{
-    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
-    ServerConnection, SupportedProtocolVersion,
+    AlertDescription, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion,
+    RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
 };
 
 /// The clock of the tests.
@@ -49,7 +51,7 @@ impl Setting {
         let settings = TlsSettings {
             certificate: file(directory.path(), "server.pem", &server.pem),
             key: file(directory.path(), "server.key", &server.key_pem),
-            client_ca: vec![file(directory.path(), "ca.pem", &ca.pem)],
+            client_ca: vec![file(directory.path(), "ca.pem", &ca.pem).into()],
             client_auth,
             revocation: common::revocation(vec![]),
             sni: vec![],
@@ -118,11 +120,18 @@ fn private(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// Runs a handshake to its end; gives both sides or the server's reason.
+/// A handshake that failed: the reason, as the gate hears it, and what the client is told.
+#[derive(Debug)]
+struct Failed {
+    why: String,
+    alert: Option<AlertDescription>,
+}
+
+/// Runs a handshake to its end.
 fn handshake(
     server: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
-) -> Result<(ServerConnection, ClientConnection), String> {
+) -> Result<(ServerConnection, ClientConnection), Failed> {
     handshake_with("localhost", server, client)
 }
 
@@ -131,7 +140,23 @@ fn handshake_with(
     name: &'static str,
     server: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
-) -> Result<(ServerConnection, ClientConnection), String> {
+) -> Result<(ServerConnection, ClientConnection), Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let work = async { in_memory(name, server, client) };
+    let (result, reason) = runtime.block_on(with_reason(work));
+    result.map_err(|failed| Failed {
+        why: reason.unwrap_or(failed.why),
+        ..failed
+    })
+}
+
+fn in_memory(
+    name: &'static str,
+    server: &Arc<ServerConfig>,
+    client: &Arc<ClientConfig>,
+) -> Result<(ServerConnection, ClientConnection), Failed> {
     let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
     let name = ServerName::try_from(name).unwrap();
     let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
@@ -143,9 +168,12 @@ fn handshake_with(
         let mut bytes = wire.as_slice();
         while !bytes.is_empty() {
             server.read_tls(&mut bytes).unwrap();
-            server
-                .process_new_packets()
-                .map_err(|error| explain(&error))?;
+            if let Err(error) = server.process_new_packets() {
+                return Err(Failed {
+                    why: error.to_string(),
+                    alert: alert(&mut server, &mut client),
+                });
+            }
         }
         let mut wire = Vec::new();
         while server.wants_write() {
@@ -154,15 +182,32 @@ fn handshake_with(
         let mut bytes = wire.as_slice();
         while !bytes.is_empty() {
             client.read_tls(&mut bytes).unwrap();
-            client
-                .process_new_packets()
-                .map_err(|error| format!("client: {error}"))?;
+            client.process_new_packets().map_err(|error| Failed {
+                why: format!("client: {error}"),
+                alert: None,
+            })?;
         }
         if !client.is_handshaking() && !server.is_handshaking() && !client.wants_write() {
             return Ok((server, client));
         }
     }
-    Err("the handshake does not end".into())
+    panic!("the handshake does not end")
+}
+
+/// What the client is told.
+fn alert(server: &mut ServerConnection, client: &mut ClientConnection) -> Option<AlertDescription> {
+    let mut wire = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut wire).unwrap();
+    }
+    let mut bytes = wire.as_slice();
+    while !bytes.is_empty() {
+        client.read_tls(&mut bytes).unwrap();
+        if let Err(rustls::Error::AlertReceived(alert)) = client.process_new_packets() {
+            return Some(alert);
+        }
+    }
+    None
 }
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
@@ -183,28 +228,107 @@ fn a_good_certificate_passes_in_both_versions_and_its_chain_is_handed_on() {
     }
 }
 
+fn each_refusal_has_its_alert(setting: &Setting, version: &'static SupportedProtocolVersion) {
+    let leaf = |change: &dyn Fn(&mut CertificateParams)| setting.ca.client("pump", change);
+    let not_after = |days| move |params: &mut CertificateParams| params.not_after = at(days);
+    let stranger = Ca::root("other").client("pump", |_| {});
+    let double = Ca::root("ca").client("pump", |_| {});
+    let revoked = leaf(&|params| params.serial_number = Some(SerialNumber::from(5)));
+    let mut revoking = setting.settings.clone();
+    let crl = setting.ca.crl(&[5], 30);
+    revoking.revocation.files = vec![file(setting.directory.path(), "ca.crl", crl)];
+    let mut stale = setting.settings.clone();
+    let crl = setting.ca.crl(&[], -10);
+    stale.revocation.files = vec![file(setting.directory.path(), "old.crl", crl)];
+    let good = leaf(&|_| {});
+    let mut denying = setting.settings.clone();
+    let fingerprint = file(
+        setting.directory.path(),
+        "denied.txt",
+        sha256_hex(&good.der),
+    );
+    denying.revocation.deny = Some(fingerprint);
+    let plain = &setting.settings;
+    for (settings, leaf, word, alert) in [
+        (
+            plain,
+            stranger,
+            "no configured client CA",
+            AlertDescription::UnknownCA,
+        ),
+        (plain, double, "not valid", AlertDescription::BadCertificate),
+        (
+            plain,
+            leaf(&not_after(-1)),
+            "expired",
+            AlertDescription::CertificateExpired,
+        ),
+        (
+            plain,
+            leaf(&|params| params.not_before = at(1)),
+            "not valid before",
+            AlertDescription::CertificateExpired,
+        ),
+        (
+            plain,
+            leaf(&|params| params.extended_key_usages.clear()),
+            "no extended key usage",
+            AlertDescription::UnsupportedCertificate,
+        ),
+        (
+            plain,
+            leaf(&|params| {
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }),
+            "lacks clientAuth",
+            AlertDescription::UnsupportedCertificate,
+        ),
+        (
+            &revoking,
+            revoked,
+            "revoked",
+            AlertDescription::CertificateRevoked,
+        ),
+        (
+            &stale,
+            leaf(&|_| {}),
+            "crl-grace",
+            AlertDescription::UnknownCA,
+        ),
+        (
+            &denying,
+            good,
+            "deny-fingerprints",
+            AlertDescription::CertificateRevoked,
+        ),
+    ] {
+        let loaded = load(settings, day(0)).unwrap_or_else(|error| panic!("{error}"));
+        let client = Arc::new(setting.client(Some(&leaf), version));
+        let failed = handshake(&at_day_0(&loaded), &client).unwrap_err();
+        assert!(failed.why.contains(word), "{failed:?}");
+        assert_eq!(failed.alert, Some(alert), "{}", failed.why);
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
 #[test]
 fn without_a_good_certificate_the_handshake_fails_and_the_reason_is_told_to_the_operator() {
     let required = Setting::new(ClientAuth::Required);
     let optional = Setting::new(ClientAuth::Optional);
-    let stranger = Ca::root("other").client("pump", |_| {});
     for version in VERSIONS {
         for setting in [&required, &optional] {
-            let expired = setting
-                .ca
-                .client("pump", |params| params.not_after = at(-1));
-            let purpose = setting
-                .ca
-                .client("pump", |params| params.extended_key_usages.clear());
-            for (leaf, word) in [
-                (&stranger, "no configured client CA"),
-                (&expired, "expired"),
-                (&purpose, "no extended key usage"),
-            ] {
-                let client = Arc::new(setting.client(Some(leaf), version));
-                let reason = handshake(&setting.server(), &client).unwrap_err();
-                assert!(reason.contains(word), "{reason}");
-            }
+            each_refusal_has_its_alert(setting, version);
         }
         let client = Arc::new(required.client(None, version));
         assert!(handshake(&required.server(), &client).is_err());
@@ -304,7 +428,7 @@ fn each_broken_file_is_named_with_a_remedy() {
             ["server.pem", "no private key"],
         ),
         (
-            with(&|s| s.certificate.clone_from(&s.client_ca[0])),
+            with(&|s| s.certificate.clone_from(&s.client_ca[0].file)),
             ["ca.pem", "CA certificate"],
         ),
         (
@@ -325,7 +449,7 @@ fn each_broken_file_is_named_with_a_remedy() {
             ["garbage", "PEM"],
         ),
         (
-            with(&|s| s.client_ca = vec![directory.to_owned()]),
+            with(&|s| s.client_ca = vec![directory.to_owned().into()]),
             ["directory", "name a file"],
         ),
     ] {
@@ -353,8 +477,24 @@ fn a_key_that_others_can_read_is_a_warning() {
 fn the_days_that_are_left_can_be_asked() {
     let setting = Setting::new(ClientAuth::Required);
     let loaded = setting.load();
-    assert_eq!(loaded.until, day(365));
-    assert_eq!(loaded.trust.unwrap().until(), Some(day(3650)));
+    let ends = |what, name: &str, days| Ends {
+        what,
+        name: name.to_owned(),
+        until: day(days),
+    };
+    assert_eq!(loaded.ends, [ends(What::Server, "CN=server", 365)]);
+    let ca = ends(What::ClientCa, "CN=ca", 3650);
+    assert_eq!(loaded.trust.unwrap().ends(), std::slice::from_ref(&ca));
+    assert_eq!((ca.days(day(3649)), ca.days(day(4000))), (1, 0));
+    for (days, warned) in [(0, false), (3635, false), (3637, true), (4000, true)] {
+        assert_eq!(ca.warning(day(days)).is_some(), warned, "{days}");
+    }
+    // A list says when the next one is due.
+    let mut with_list = setting;
+    let crl = with_list.ca.crl(&[], 30);
+    with_list.settings.revocation.files = vec![file(with_list.directory.path(), "ca.crl", crl)];
+    let ends_of = with_list.load().trust.unwrap().ends();
+    assert_eq!(ends_of.get(1), Some(&ends(What::Crl, "CN=ca", 30)));
     // The parameters are what the certificates were made from.
     assert_eq!(client_params("x").not_after, at(365));
     assert!(!KeyPair::generate().unwrap().der_bytes().is_empty());

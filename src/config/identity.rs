@@ -57,16 +57,32 @@ impl Auth {
             .chain(webhooks)
     }
 
+    /// The names of those who may judge tokens. With more than one, principals have their names:
+    /// `jwt:ISSUER/NAME`.
+    pub fn token_sources(&self) -> impl Iterator<Item = &str> {
+        let issuers = self.jwt.iter().map(|issuer| issuer.name.as_str());
+        let servers = self.introspection.iter();
+        let servers = servers.map(|server| server.name.as_str());
+        let webhooks = self.webhooks.iter().filter(|webhook| webhook.tokens);
+        let webhooks = webhooks.map(|webhook| webhook.name.as_str());
+        issuers.chain(servers).chain(webhooks)
+    }
+
     /// Whether somebody may judge tokens.
     pub(super) fn judges_tokens(&self) -> bool {
-        let webhook = self.webhooks.iter().any(|webhook| webhook.tokens);
-        webhook || !self.jwt.is_empty() || !self.introspection.is_empty()
+        self.token_sources().next().is_some()
     }
 
     /// Whether somebody may judge passwords.
     pub(super) fn judges_passwords(&self) -> bool {
-        let webhook = self.webhooks.iter().any(|webhook| webhook.passwords);
-        webhook || self.password_file.is_some()
+        self.password_sources() > 0
+    }
+
+    /// How many may judge passwords.
+    #[must_use]
+    pub fn password_sources(&self) -> usize {
+        let webhooks = self.webhooks.iter().filter(|webhook| webhook.passwords);
+        usize::from(self.password_file.is_some()) + webhooks.count()
     }
 }
 
@@ -353,8 +369,9 @@ fn read_issuer(section: &mut Section<'_>, several: bool) -> Option<JwtIssuer> {
     })
 }
 
-/// The name becomes a part of principals: `jwt:NAME/...` must be read in one way only.
-fn check_name(section: &Section<'_>, name: Placed<&str>) {
+/// The name becomes a part of principals: `jwt:NAME/...` and `cert:NAME/...` must be read in one way
+/// only.
+pub(super) fn check_name(section: &Section<'_>, name: Placed<&str>) {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.value.len() > MAX_NAME || name.value.is_empty() || !name.value.chars().all(fits) {
         section.source().error(

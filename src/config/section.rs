@@ -103,6 +103,14 @@ pub(super) struct Section<'a> {
     known: Vec<&'static str>,
 }
 
+/// An entry of a list that may hold both.
+pub(super) enum FileOrTable<'a> {
+    /// A file.
+    File(InputFile),
+    /// A table in one line.
+    Table(Section<'a>),
+}
+
 impl<'a> Section<'a> {
     /// The top level of the file.
     pub(super) fn root(source: &'a Source<'a>, table: &'a DeTable<'a>) -> Self {
@@ -245,6 +253,48 @@ impl<'a> Section<'a> {
         Some(paths.map(InputFile::from).collect())
     }
 
+    /// A file, or a list of files and tables.
+    pub(super) fn files_or_tables(
+        &mut self,
+        key: &'static str,
+        example: &str,
+    ) -> Option<Vec<FileOrTable<'a>>> {
+        let entry = self.take(key)?;
+        let single = entry.value.as_str();
+        let remedy = format!("write a file, such as {key} = {example:?}, or a list");
+        let Some(array) = entry.value.as_array() else {
+            let Some(value) = single else {
+                entry.wrong(remedy);
+                return None;
+            };
+            let path = self.resolved(
+                key,
+                Placed {
+                    value,
+                    at: entry.at,
+                },
+            )?;
+            return Some(vec![FileOrTable::File(path.into())]);
+        };
+        let mut items = Vec::with_capacity(array.len());
+        for element in array {
+            let at = self.source.position(element.span().start);
+            match (element.get_ref().as_str(), element.get_ref().as_table()) {
+                (Some(value), _) => {
+                    let path = self.resolved(key, Placed { value, at });
+                    items.extend(path.map(|path| FileOrTable::File(path.into())));
+                }
+                (None, Some(table)) => {
+                    let table = Self::new(self.source, self.title, Some(table), at);
+                    items.push(FileOrTable::Table(table));
+                }
+                (None, None) => entry.wrong(&remedy),
+            }
+        }
+        Some(items)
+    }
+
+    /// A list of strings, each not empty; `None` if it is not there.
     /// A list of strings, each not empty; `None` if it is not there.
     pub(super) fn list(
         &mut self,

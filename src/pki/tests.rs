@@ -172,7 +172,7 @@ fn what_is_revoked_stays_on_every_later_list_and_the_broker_goes_by_it() {
         files: vec![pki.crl_path()],
         ..portcullis_auth::Revocation::default()
     };
-    let ca = [pki.certificate_path("ca")];
+    let ca = [pki.certificate_path("ca").into()];
     let load = |at| portcullis_auth::ClientTrust::load(&ca, &revocation, at).unwrap();
     let (trust, warnings) = load(day(49));
     assert_eq!(trust.revoked(), Some(2));

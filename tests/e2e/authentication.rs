@@ -9,7 +9,7 @@ use portcullis::pki::{Pki, TokenIssuer};
 use serde_json::{Value, json};
 
 use crate::client::{V3, V5, VERSIONS};
-use crate::harness::{ANNA, Broker, sign, unix_seconds, usual_claims};
+use crate::harness::{ANNA, Broker, Setup, sign, unix_seconds, usual_claims};
 use crate::raw::connect;
 
 #[test]
@@ -301,4 +301,138 @@ fn a_crowd_whose_passwords_take_longer_to_hash_than_the_deadline_gets_in() {
     for (at, wire) in crowd.iter_mut().enumerate() {
         assert_eq!(wire.receive(), Some((0x20, vec![0, 0])), "{at}");
     }
+}
+
+fn two_cas_and_two_issuers(setup: &mut Setup) {
+    for arguments in [
+        &["pki", "init", "office"][..],
+        &["pki", "client", "office", "device-1"],
+    ] {
+        setup.portcullis(arguments).succeeded();
+    }
+    let cas = "[{ name = \"plant\", file = \"pki/ca.pem\" }, \
+               { name = \"office\", file = \"office/ca.pem\" }]";
+    setup.listeners = setup.listeners.replace("\"pki/ca.pem\"", cas);
+    setup.auth += "client-id = \"name\"\n";
+    setup.more += "\
+[[auth.jwt]]
+name = \"second\"
+issuer = \"https://second.example\"
+audience = [\"portcullis\"]
+algorithms = [\"EdDSA\"]
+key-file = \"tokens/issuer.pub\"
+allowed-roles = [\"device\"]
+[admin]
+bind = \"127.0.0.1:0\"
+";
+    setup.policy = "\
+p, *, own/{name}/data, publish, allow
+p, *, by/{cert.ca}/{name}, publish, allow
+p, cert:plant/device-1, plant, publish, allow
+"
+    .into();
+}
+
+/// No matching subscribers: taken.
+const ALLOWED: u8 = 0x10;
+
+#[test]
+fn the_name_is_the_same_whoever_vouches_for_it_and_the_principal_is_not() {
+    let mut broker = Broker::start(two_cas_and_two_issuers);
+    let publishes = |client: &mut crate::client::Client, topics: &[(&str, u8)]| {
+        for (topic, code) in topics {
+            assert_eq!(client.publish(topic, "", 1), *code, "{topic}");
+        }
+    };
+    let mut plant = broker
+        .dial(V5, "device-1")
+        .certificate("device-1")
+        .connect();
+    publishes(
+        &mut plant,
+        &[
+            ("own/device-1/data", ALLOWED),
+            ("own/plant/data", 0x87),
+            ("by/plant/device-1", ALLOWED),
+            ("by/office/device-1", 0x87),
+            ("plant", ALLOWED),
+        ],
+    );
+    // Another's client id stays another's.
+    let office = |id| broker.dial(V5, id).certificate_in("office", "device-1");
+    assert_eq!(office("device-1").refused(), 0x87);
+    assert_eq!(office("office/device-1").refused(), 0x87);
+    publishes(
+        &mut office("device-1:b").connect(),
+        &[
+            ("own/device-1/data", ALLOWED),
+            ("by/office/device-1", ALLOWED),
+            ("by/plant/device-1", 0x87),
+            ("plant", 0x87),
+        ],
+    );
+    for issuer in ["https://id.example", "https://second.example"] {
+        let token = broker.setup.token(&json!({ "iss": issuer }));
+        let mut client = broker.dial(V5, "device-3").token(&token).connect();
+        publishes(&mut client, &[("own/device-3/data", ALLOWED)]);
+        client.disconnect();
+    }
+    for principal in [
+        "cert:plant/device-1",
+        "cert:office/device-1",
+        "jwt:example/device-3",
+        "jwt:second/device-3",
+    ] {
+        broker.record("connect", &[("principal", principal)]);
+        let name = principal.rsplit('/').next().unwrap();
+        let topic = format!("own/{name}/data");
+        let question = [
+            "policy",
+            "explain",
+            "--config",
+            "portcullis.toml",
+            "--principal",
+            principal,
+            "publish",
+            &topic,
+        ];
+        broker.setup.portcullis(&question).succeeded();
+    }
+    let said = broker
+        .setup
+        .portcullis(&["check", "--config", "portcullis.toml"]);
+    assert!(
+        said.all().contains("share what the line allows"),
+        "{said:?}"
+    );
+    let metrics = broker.http("/metrics");
+    let days = metrics.lines().filter(|line| {
+        line.starts_with("portcullis_expiry_days{listener=\"main\",what=\"client-ca\",name=\"CN=")
+    });
+    assert_eq!(days.count(), 2, "{metrics}");
+    let once = metrics.matches("TYPE portcullis_expiry_days gauge").count();
+    assert_eq!(once, 1, "{metrics}");
+
+    // Under another name it is another CA.
+    broker.setup.listeners = broker.setup.listeners.replace("plant", "works");
+    broker.setup.write();
+    broker.reload().unwrap();
+    assert_eq!(plant.ended(), Some(0x87));
+}
+
+#[test]
+fn a_refused_certificate_is_told_why_by_its_alert_and_the_operator_in_words() {
+    let broker = Broker::start(|setup| {
+        setup
+            .portcullis(&["pki", "revoke", "pki", "device-2"])
+            .succeeded();
+        let crl = "client-auth = \"optional\"\ncrl = [\"pki/ca.crl\"]";
+        setup.listeners = setup.listeners.replace("client-auth = \"optional\"", crl);
+    });
+    let why = broker.dial(V5, "x").certificate("device-2").broken();
+    assert!(why.contains("CertificateRevoked"), "{why}");
+    let record = broker.record("refuse", &[("rule", "tls")]);
+    let reason = record["reason"].as_str().unwrap();
+    assert!(reason.contains("revoked by its CA's CRL"), "{record}");
+    broker.device(V5, "device-1").disconnect();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use portcullis_core::hook::{
-    Accepted, Attributes, Credential, Lease, Principal, Refusal, RefusalKind,
+    Accepted, Attributes, Credential, Identity, Lease, Principal, Refusal, RefusalKind,
 };
 
 use super::{BOTH, Desk, Looked, bad};
@@ -33,6 +33,8 @@ impl Desk {
             ..refusal
         })?;
         let mut attributes = (*both.identity.attributes).clone();
+        // The token names the principal.
+        attributes.remove(Identity::NAME);
         attributes.extend((*accepted.identity.attributes).clone());
         accepted.identity.attributes = Arc::new(attributes);
         accepted.lease.until = match (accepted.lease.until, both.lease.until) {

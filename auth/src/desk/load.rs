@@ -23,6 +23,7 @@ impl State {
         let mut next = Self {
             chain: settings.chain(),
             trusts: old.trusts.clone(),
+            servers: old.servers.clone(),
             settings,
             ..Self::default()
         };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Identity, Lease, Refusal};
+use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Lease, Refusal};
 use portcullis_core::secret::Secret;
 use rustls::pki_types::CertificateDer;
 
@@ -137,8 +137,7 @@ impl<'a> Looked<'a> {
         };
         let facts = Facts::read(leaf, self.state.settings.certificate).map_err(refuse)?;
         // TLS has proved that the client has the key, so the name is known even if it is refused.
-        let principal = facts.principal();
-        let claimed = principal.clone().ok();
+        let claimed = facts.identity(None).ok().map(|identity| identity.principal);
         let refuse = |reason: String| Refusal {
             claimed: claimed.clone(),
             ..refuse(reason)
@@ -163,15 +162,16 @@ impl<'a> Looked<'a> {
                 &others,
                 self.attempt.now.wall,
             )
-            .map_err(refuse)?;
-        let principal = principal.map_err(refuse)?;
+            .map_err(|refused| refuse(refused.why))?;
+        let ca = path.named.as_ref().map(|ca| Arc::clone(&ca.name));
+        if ca.is_none() {
+            self.is_nobodys_name(facts.name().map_err(refuse)?)
+                .map_err(refuse)?;
+        }
+        let identity = facts.identity(ca.as_deref()).map_err(refuse)?;
         let until = path.until;
         Ok(Accepted {
-            identity: Identity {
-                principal,
-                roles: Arc::from([]),
-                attributes: Arc::new(facts.attributes),
-            },
+            identity,
             lease: Lease {
                 until: Some(until),
                 credential: certificate::Reference::new(&facts.fingerprint, path, listener)
@@ -179,6 +179,18 @@ impl<'a> Looked<'a> {
             },
             data: None,
         })
+    }
+
+    /// A CA without a name cannot speak for one that has a name: `cert:plant/pump` is from the CA
+    /// `plant` of whatever listener, and from nobody else.
+    fn is_nobodys_name(&self, name: &str) -> Result<(), String> {
+        let mut trusts = self.state.trusts.values();
+        match name.split_once('/') {
+            Some((ca, _)) if trusts.any(|trust| trust.has_name(ca)) => Err(format!(
+                "the name {name:?} begins like those from the CA {ca:?}, and another CA issued it"
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     pub(super) fn required_certificate(&self) -> Result<Accepted, Refusal> {

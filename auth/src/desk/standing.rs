@@ -94,6 +94,10 @@ impl State {
         {
             return Err("the certificate is on the list deny-fingerprints".to_owned());
         }
+        let own = self.trusts.get(&reference.listener);
+        if own.is_some_and(|trust| trust.denies_hex(&reference.fingerprint)) {
+            return Err("the certificate is on the listener's list deny-fingerprints".to_owned());
+        }
         let check = |trust: &ClientTrust| {
             reference
                 .links
@@ -102,11 +106,14 @@ impl State {
         };
         match purpose {
             Use::Live => {
-                let trust = self
-                    .trusts
-                    .get(&reference.listener)
+                let trust = own
                     .filter(|trust| trust.knows(&reference.anchor))
                     .ok_or("the certificate's CA is no longer configured")?;
+                let named = reference.named.as_ref();
+                let id = named.map_or(&reference.anchor, |ca| &ca.id);
+                if trust.name_of(id) != named.map(|ca| &*ca.name) {
+                    return Err("the certificate's CA has another name now".to_owned());
+                }
                 check(trust)
             }
             // An author may have written through a listener that is gone, and a CA of the same name

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use portcullis_auth::{ClientTrust, Desk, IssuerSettings, KeySource, Revocation, Settings};
+use portcullis_auth::{
+    ClientCa, ClientTrust, Desk, IssuerSettings, KeySource, Revocation, Settings,
+};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
     Accepted, Attempt, Authenticator, ClientCertificate, Outcome, Refusal, StopClock,
@@ -177,6 +179,19 @@ pub(crate) fn file(directory: &Path, name: &str, content: impl AsRef<[u8]>) -> P
     path
 }
 
+/// The trust in these CAs, each with its name or without one.
+pub(crate) fn named_trust(cas: &[(Option<&str>, &str)]) -> Result<Arc<ClientTrust>, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = |(at, (name, pem)): (usize, &(Option<&str>, &str))| ClientCa {
+        name: name.map(str::to_owned),
+        file: file(directory.path(), &format!("{at}.pem"), pem),
+    };
+    let cas: Vec<_> = cas.iter().enumerate().map(ca).collect();
+    ClientTrust::load(&cas, &revocation(vec![]), day(0))
+        .map(|(trust, _)| trust)
+        .map_err(|error| error.to_string())
+}
+
 /// The trust in these CAs and CRLs, with a day of grace.
 pub(crate) fn trust(cas: &[&str], crls: &[&str]) -> Result<Arc<ClientTrust>, String> {
     let directory = tempfile::tempdir().unwrap();
@@ -188,6 +203,7 @@ pub(crate) fn trust(cas: &[&str], crls: &[&str]) -> Result<Arc<ClientTrust>, Str
             .collect()
     };
     let (cas, crls) = (write("pem", cas), write("crl", crls));
+    let cas: Vec<_> = cas.into_iter().map(ClientCa::from).collect();
     ClientTrust::load(&cas, &revocation(crls), day(0))
         .map(|(trust, _)| trust)
         .map_err(|error| error.to_string())

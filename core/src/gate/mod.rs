@@ -9,12 +9,14 @@ mod driver;
 mod handshake;
 mod listener;
 pub mod proxy;
+mod reason;
 mod stream;
 pub mod websocket;
 
 pub(crate) use listener::{Bound, Shared, bind};
 pub use listener::{Endpoint, Listener, Transport};
 pub use proxy::{Prefix, PrefixError};
+pub use reason::{note_reason, with_reason};
 pub use websocket::upgrade::WebSocketRules;
 
 use std::collections::HashMap;

@@ -122,6 +122,10 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The attribute that holds the NAME of a principal which says first who vouched for it:
+    /// `cert:CANAME/NAME`, `jwt:ISSUER/NAME`. Set by [`vouched_by`](Self::vouched_by) alone.
+    pub const NAME: &'static str = "name";
+
     /// A principal without roles and attributes.
     #[must_use]
     pub fn new(principal: Principal) -> Self {
@@ -130,6 +134,48 @@ impl Identity {
             roles: Arc::from([]),
             attributes: Arc::default(),
         }
+    }
+
+    /// Asserts, as [`Principal::vouched`] does, that `source` vouched for `name`: `KIND:SOURCE/NAME`. For
+    /// sources that may give the same name to different clients.
+    ///
+    /// # Errors
+    ///
+    /// A name that nobody can have.
+    pub fn vouched_by(
+        kind: &str,
+        source: Option<&str>,
+        name: &str,
+        roles: Arc<[Box<str>]>,
+        mut attributes: Attributes,
+    ) -> Result<Self, PrincipalError> {
+        attributes.remove(Self::NAME);
+        let principal = match source {
+            None => Principal::vouched(kind, name)?,
+            Some(_) if name.is_empty() => return Err(PrincipalError::Empty),
+            Some(source) => {
+                attributes.insert(Self::NAME.into(), name.into());
+                Principal::vouched(kind, &format!("{source}/{name}"))?
+            }
+        };
+        Ok(Self {
+            principal,
+            roles,
+            attributes: Arc::new(attributes),
+        })
+    }
+
+    /// The NAME of the principal: what stands after its kind, and after the source where the
+    /// principal names one. This is `{name}` in policies and what `client-id = "name"` asks for.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let whole = self.principal.name();
+        let own = self.attributes.get(Self::NAME).map(|name| &**name);
+        own.filter(|own| {
+            let source = whole.strip_suffix(own);
+            source.is_some_and(|source| source.ends_with('/'))
+        })
+        .unwrap_or(whole)
     }
 }
 
@@ -156,5 +202,37 @@ impl Snapshot {
     #[must_use]
     pub fn principal(&self) -> &Principal {
         &self.identity.principal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_of_a_name_is_no_part_of_it() {
+        let identity = |source, name| {
+            let attributes = Attributes::from([("name".into(), "somebody".into())]);
+            Identity::vouched_by("cert", source, name, Arc::from([]), attributes)
+        };
+        for (source, name, principal) in [
+            (None, "pump", "cert:pump"),
+            (None, "plant/pump", "cert:plant/pump"),
+            (Some("plant"), "pump", "cert:plant/pump"),
+            (Some("plant"), "a/b", "cert:plant/a/b"),
+        ] {
+            let identity = identity(source, name).unwrap();
+            assert_eq!(identity.principal.as_str(), principal);
+            assert_eq!(identity.name(), name);
+        }
+        assert_eq!(identity(Some("plant"), ""), Err(PrincipalError::Empty));
+        // A module that says something else about a name is not followed.
+        for own in ["else", "ump", "plant/pump", ""] {
+            let identity = Identity {
+                attributes: Arc::new([("name".into(), own.into())].into()),
+                ..Identity::new(Principal::vouched("cert", "plant/pump").unwrap())
+            };
+            assert_eq!(identity.name(), "plant/pump", "{own:?}");
+        }
     }
 }

@@ -55,7 +55,8 @@ impl Listener {
         let client_ca = client_ca.into_iter();
         let client = client_ca.flat_map(|client| {
             let lists = client.crl.iter().chain(&client.crl_tls_ca);
-            std::iter::once(&client.ca).chain(lists)
+            let cas = client.ca.iter().map(|(_, file)| file);
+            cas.chain(lists).chain(&client.deny_fingerprints)
         });
         let server = self.tls().into_iter();
         server

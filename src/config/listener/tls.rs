@@ -5,8 +5,9 @@ use std::time::Duration;
 use portcullis_auth::Url;
 
 use super::super::InputFile;
+use super::super::identity::check_name;
 use super::super::remote::any_url;
-use super::super::section::Section;
+use super::super::section::{FileOrTable, Section};
 use super::super::units::MAX_DURATION;
 
 /// `[listener.tls]`.
@@ -58,8 +59,9 @@ impl ClientAuth {
 /// Who signs the clients' certificates, and which are revoked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCa {
-    /// The certificate authorities, PEM.
-    pub ca: InputFile,
+    /// The certificate authorities, PEM, each with its name in principals, if it has one; at least
+    /// one.
+    pub ca: Vec<(Option<String>, InputFile)>,
     /// Revocation lists. Empty: nothing is revoked. Otherwise a CA without one is refused.
     pub crl: Vec<InputFile>,
     /// How long a list counts after its `nextUpdate`.
@@ -70,13 +72,15 @@ pub struct ClientCa {
     pub crl_refresh: Duration,
     /// The CAs of their servers; `None`: those of the system.
     pub crl_tls_ca: Option<InputFile>,
+    /// Certificates that are refused here.
+    pub deny_fingerprints: Option<InputFile>,
 }
 
 pub(super) fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
     const GRACE: Duration = Duration::from_hours(24);
     let certificate = section.required_file("certificate", "server.pem");
     let key = section.required_file("key", "server.key");
-    let ca = section.file("client-ca", "ca.pem");
+    let ca = read_client_ca(section);
     let client_auth = section.optional_choice(
         "client-auth",
         &[
@@ -93,6 +97,7 @@ pub(super) fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
         (Duration::from_mins(1), MAX_DURATION),
     );
     let crl_tls_ca = section.file("crl-tls-ca", "ca.pem");
+    let deny_fingerprints = section.file("deny-fingerprints", "denied.txt");
     let crl_url = section
         .list("crl-url", "http://ca.example/ca.crl")
         .unwrap_or_default();
@@ -115,12 +120,12 @@ pub(super) fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
     }
     // A client-ca that is there and wrong was reported already.
     let ca_named = section.place("client-ca").is_some();
-    for key in ["crl", "crl-url"] {
+    for key in ["crl", "crl-url", "deny-fingerprints"] {
         if let Some(at) = section.place(key).filter(|_| !ca_named) {
             source.error(
                 at,
                 format_args!("{key} in [listener.tls] without client-ca"),
-                "add client-ca = \"ca.pem\", the CA that signs the list",
+                "add client-ca = \"ca.pem\", the CA of the clients, or leave it out",
             );
         }
     }
@@ -131,6 +136,7 @@ pub(super) fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
         crl_url,
         crl_refresh,
         crl_tls_ca,
+        deny_fingerprints,
     });
     let client_auth = match (client_ca, client_auth) {
         (Some(ca), None) => ClientAuth::Required(ca),
@@ -165,6 +171,35 @@ pub(super) fn read_tls(section: &mut Section<'_>) -> Option<Tls> {
         client_auth,
         sni,
     })
+}
+
+/// `client-ca`: one file, or a list of files and of tables with `name` and `file`.
+fn read_client_ca(section: &mut Section<'_>) -> Option<Vec<(Option<String>, InputFile)>> {
+    let at = section.place("client-ca")?;
+    let mut cas: Vec<(Option<String>, InputFile)> = Vec::new();
+    for item in section.files_or_tables("client-ca", "ca.pem")? {
+        match item {
+            FileOrTable::File(file) => cas.push((None, file)),
+            FileOrTable::Table(mut table) => {
+                let name = table.required("name", "plant");
+                let file = table.required_file("file", "plant.pem");
+                if let Some(name) = name {
+                    check_name(&table, name);
+                }
+                table.finish();
+                cas.push((Some(name?.value.to_owned()), file?));
+            }
+        }
+    }
+    if cas.is_empty() {
+        section.source().error(
+            at,
+            "client-ca in [listener.tls] names no file",
+            "write client-ca = \"ca.pem\", or leave it out to ask for no certificates",
+        );
+        return None;
+    }
+    Some(cas)
 }
 
 fn read_sni(mut section: Section<'_>) -> Option<Sni> {

@@ -27,7 +27,7 @@ impl Handshake<'_> {
             lease,
             data,
         } = accepted;
-        let name = identity.principal.name();
+        let name = identity.name();
         let client_id = client_id(connect.client_id, name, settings.client_id)
             .map_err(|reason| (ReasonCode::NotAuthorized, "client-id", reason))?;
         let snapshot = Snapshot {

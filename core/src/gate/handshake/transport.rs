@@ -11,6 +11,7 @@ use crate::wire::split_frame;
 
 use super::super::listener::{Transport, Turned, may_arrive};
 use super::super::proxy::{self, Header, MAX_V2, Progress};
+use super::super::reason::with_reason;
 use super::super::stream::Stream;
 use super::super::websocket::{WebSocket, upgrade};
 use super::{Failed, Handshake};
@@ -125,14 +126,20 @@ impl Handshake<'_> {
             Ok(()) => {}
             Err(error) => return Err(Failed::silent("network", error.to_string())),
         }
-        match TlsAcceptor::from(config).accept(tcp).await {
+        let accept = TlsAcceptor::from(config).accept(tcp);
+        // In a box: nobody keeps its memory afterwards.
+        let (accepted, reason) = Box::pin(with_reason(accept)).await;
+        match accepted {
             Ok(stream) => {
                 self.stream = Stream::Tls(Box::new(stream));
                 Ok(())
             }
             Err(error) => {
                 metrics.tls_failures.inc();
-                Err(Failed::silent("tls", error.to_string()))
+                Err(Failed::silent(
+                    "tls",
+                    reason.unwrap_or_else(|| error.to_string()),
+                ))
             }
         }
     }

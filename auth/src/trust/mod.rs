@@ -8,31 +8,33 @@
 //! The same object answers twice: in the TLS handshake, and again at CONNECT, when it may already
 //! have been swapped for one with a newer CRL.
 
+mod checks;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_core::clock::Now;
-use rustls::DistinguishedName;
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime, pem::PemObject};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::{CertificateError, DistinguishedName};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::public_key::PublicKey;
-use x509_parser::time::ASN1Time;
 
 use crate::crl::{Authorities, IssuerId, Lists, Role};
 use crate::crl_url::RemoteList;
+use crate::deny::{Denied, denied};
 use crate::der::{hex, is_signed_by, serial, sha256, time};
-use crate::{Error, Url, file};
+use crate::ends::{Ends, What};
+use crate::{Error, Url};
+
+pub(crate) use checks::{NotTrusted, certificates};
+use checks::{check_authority, check_purpose, check_strength, explain};
 
 /// Most certificates that a client may present. Path building refuses chains of more than six CAs;
 /// this bounds the parsing before it.
 const MAX_PRESENTED: usize = 10;
-/// Smallest RSA key accepted, in bits (NIST SP 800-57, 112 bits of strength).
-const MIN_RSA: usize = 2048;
-/// Largest RSA key accepted: verification cost grows with the square.
-const MAX_RSA: usize = 8192;
 /// Largest file of CA certificates, in bytes.
 const MAX_CA_FILE: u64 = 16 << 20;
 
@@ -51,6 +53,25 @@ pub struct ClientTrust {
     authorities: Vec<CertificateDer<'static>>,
     grace: Duration,
     algorithms: WebPkiSupportedAlgorithms,
+    /// What CAs are called in the configuration.
+    names: BTreeMap<AnchorId, Arc<str>>,
+    denied: Option<Denied>,
+}
+
+/// CAs that issue client certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCa {
+    /// What they are called: the principals are then `cert:CANAME/NAME`.
+    pub name: Option<String>,
+    /// Their certificates, PEM.
+    pub file: PathBuf,
+}
+
+impl From<PathBuf> for ClientCa {
+    /// CAs without a name.
+    fn from(file: PathBuf) -> Self {
+        Self { name: None, file }
+    }
 }
 
 /// Where revocation lists come from.
@@ -66,6 +87,8 @@ pub struct Revocation {
     pub refresh: Duration,
     /// `crl-grace`: how long after nextUpdate a list is still believed.
     pub grace: Duration,
+    /// `deny-fingerprints`: certificates that are refused whatever their CA says.
+    pub deny: Option<PathBuf>,
 }
 
 struct Anchor {
@@ -75,7 +98,7 @@ struct Anchor {
 }
 
 /// Names a CA by subject and key: a renewed certificate of the same CA is the same one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct AnchorId(pub(crate) Box<str>);
 
 impl AnchorId {
@@ -93,8 +116,17 @@ pub(crate) struct Path {
     pub(crate) links: Vec<Link>,
     /// The CA at its end.
     pub(crate) anchor: AnchorId,
+    /// The nearest CA above the client that has a name.
+    pub(crate) named: Option<NamedCa>,
     /// The earliest notAfter on it, the CA's included.
     pub(crate) until: SystemTime,
+}
+
+/// A CA that has a name in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedCa {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: AnchorId,
 }
 
 /// One certificate as revocation knows it.
@@ -114,19 +146,35 @@ impl ClientTrust {
     /// A file that is missing, broken or empty; a CA that is no CA, has a weak key or is expired;
     /// a CRL that no configured CA signed.
     pub fn load(
-        client_ca: &[PathBuf],
+        client_ca: &[ClientCa],
         revocation: &Revocation,
         now: SystemTime,
     ) -> Result<(Arc<Self>, Vec<String>), Error> {
         let algorithms =
             rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
         let mut ders = Vec::new();
-        for path in client_ca {
-            for der in certificates(path, MAX_CA_FILE)? {
-                check_authority(path, &der, now)?;
+        let mut names = BTreeMap::new();
+        for ClientCa { name, file } in client_ca {
+            for der in certificates(file, MAX_CA_FILE)? {
+                let id = check_authority(file, &der, now)?;
+                let name: Option<Arc<str>> = name.as_deref().map(Arc::from);
+                match names.insert(id, name.clone()) {
+                    Some(other) if other != name => {
+                        return Err(Error::file(
+                            file,
+                            "has a CA that another file of client-ca has too, under another name",
+                            "keep it in one of them: its certificates name one principal each",
+                        ));
+                    }
+                    Some(_) | None => {}
+                }
                 ders.push(der);
             }
         }
+        let names = names
+            .into_iter()
+            .filter_map(|(id, name)| Some((id, name?)))
+            .collect();
         let parsed: Vec<_> = ders
             .iter()
             .filter_map(|der| X509Certificate::from_der(der).ok())
@@ -141,6 +189,8 @@ impl ClientTrust {
             authorities: ders.clone(),
             grace: revocation.grace,
             algorithms,
+            names,
+            denied: revocation.deny.as_deref().map(Denied::load).transpose()?,
         };
         for (der, certificate) in ders.iter().zip(&parsed) {
             let issued_by = |other: &X509Certificate<'_>| {
@@ -270,10 +320,28 @@ impl ClientTrust {
         checked.then(|| self.lists(Lists::len).sum())
     }
 
-    /// When the first of the CAs ends.
+    /// When each CA and each list ends; a list that was fetched as it is now. The end of a list is
+    /// its `nextUpdate`, not that of `crl-grace`.
     #[must_use]
-    pub fn until(&self) -> Option<SystemTime> {
-        self.anchors.iter().map(|anchor| anchor.not_after).min()
+    pub fn ends(&self) -> Vec<Ends> {
+        let mut ends: Vec<_> = self
+            .authorities
+            .iter()
+            .filter_map(|der| X509Certificate::from_der(der).ok())
+            .map(|(_, ca)| Ends {
+                what: What::ClientCa,
+                name: ca.subject().to_string(),
+                until: time(ca.validity().not_after),
+            })
+            .collect();
+        for lists in self.lists(Lists::ends) {
+            ends.extend(lists.into_iter().map(|(name, until)| Ends {
+                what: What::Crl,
+                name: name.into(),
+                until,
+            }));
+        }
+        ends
     }
 
     /// Subjects of the CAs, for the certificate request in the handshake.
@@ -299,17 +367,24 @@ impl ClientTrust {
         leaf: &CertificateDer<'_>,
         presented: &[CertificateDer<'_>],
         now: SystemTime,
-    ) -> Result<Path, String> {
+    ) -> Result<Path, NotTrusted> {
+        let bad = |why: String| NotTrusted::new(CertificateError::BadEncoding, why);
         if presented.len() >= MAX_PRESENTED {
-            return Err(format!(
+            return Err(bad(format!(
                 "the client presents {} certificates; the limit is {MAX_PRESENTED}",
                 presented.len() + 1
-            ));
+            )));
         }
         let (_, parsed) = X509Certificate::from_der(leaf)
-            .map_err(|error| format!("the client certificate cannot be parsed: {error}"))?;
+            .map_err(|error| bad(format!("the client certificate cannot be parsed: {error}")))?;
+        let fingerprint = sha256(leaf);
+        if self.denies(&fingerprint) {
+            let why = denied(&fingerprint);
+            return Err(NotTrusted::new(CertificateError::Revoked, why));
+        }
         check_purpose(&parsed)?;
-        check_strength(&parsed)?;
+        check_strength(&parsed)
+            .map_err(|why| NotTrusted::new(CertificateError::InvalidPurpose, why))?;
 
         let candidates: Vec<CertificateDer<'_>> = presented
             .iter()
@@ -318,7 +393,7 @@ impl ClientTrust {
             .collect();
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         let certificate = EndEntityCert::try_from(leaf)
-            .map_err(|error| format!("the client certificate cannot be used: {error}"))?;
+            .map_err(|error| bad(format!("the client certificate cannot be used: {error}")))?;
         let found = certificate
             .verify_for_usage(
                 self.algorithms.all,
@@ -335,33 +410,66 @@ impl ClientTrust {
             .iter()
             .zip(&self.anchors)
             .find_map(|(for_path, anchor)| (for_path == found.anchor()).then_some(anchor))
-            .ok_or("the path ends at no configured CA")?;
+            .ok_or_else(|| bad("the path ends at no configured CA".to_owned()))?;
         if anchor.not_after < now {
-            return Err(format!("the client CA {:?} is expired", anchor.subject));
+            let why = format!("the client CA {:?} is expired", anchor.subject);
+            return Err(NotTrusted::new(CertificateError::Expired, why));
         }
 
         let mut path = Path {
             links: Vec::new(),
             anchor: anchor.id.clone(),
+            named: None,
             until: anchor.not_after,
         };
         path.push(&parsed);
         for der in found.intermediate_certificates().map(webpki::Cert::der) {
             let (_, parsed) = X509Certificate::from_der(&der)
-                .map_err(|error| format!("an intermediate CA cannot be parsed: {error}"))?;
+                .map_err(|error| bad(format!("an intermediate CA cannot be parsed: {error}")))?;
             path.push(&parsed);
+            let id = AnchorId::of(&parsed);
+            path.named = path.named.or_else(|| self.named(id));
         }
+        path.named = path.named.or_else(|| self.named(anchor.id.clone()));
         self.check_revocation(&path.links, now)?;
         Ok(path)
     }
 
-    fn check_revocation(&self, links: &[Link], now: SystemTime) -> Result<(), String> {
+    /// Whether a certificate with this SHA-256 is on the listener's `deny-fingerprints`.
+    pub(crate) fn denies(&self, fingerprint: &[u8; 32]) -> bool {
+        let list = self.denied.as_ref();
+        list.is_some_and(|list| list.has(fingerprint))
+    }
+
+    /// The same for 64 lower-case digits.
+    pub(crate) fn denies_hex(&self, fingerprint: &str) -> bool {
+        let list = self.denied.as_ref();
+        list.is_some_and(|list| list.has_hex(fingerprint))
+    }
+
+    fn named(&self, id: AnchorId) -> Option<NamedCa> {
+        let name = Arc::clone(self.names.get(&id)?);
+        Some(NamedCa { name, id })
+    }
+
+    /// What this CA is called.
+    pub(crate) fn name_of(&self, id: &AnchorId) -> Option<&str> {
+        self.names.get(id).map(|name| &**name)
+    }
+
+    /// Whether one of the CAs is called this.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.names.values().any(|known| **known == *name)
+    }
+
+    fn check_revocation(&self, links: &[Link], now: SystemTime) -> Result<(), NotTrusted> {
         if self.lists.is_none() && self.remote.is_empty() {
             return Ok(());
         }
         for (at, link) in links.iter().enumerate() {
             let role = if at == 0 { Role::User } else { Role::Authority };
-            self.revocation(link)?;
+            self.revocation(link)
+                .map_err(|why| NotTrusted::new(CertificateError::Revoked, why))?;
             // Of two lists of one issuer the older one decides how long both are believed.
             let until = self.lists(|lists| lists.until(link.issuer, role));
             let why = match until.flatten().min() {
@@ -371,9 +479,12 @@ impl ClientTrust {
                 }
                 Some(_) => continue,
             };
-            return Err(format!(
-                "the certificate with serial {} (number {at} on the path) cannot be checked: {why}",
-                link.serial
+            return Err(NotTrusted::new(
+                CertificateError::UnknownRevocationStatus,
+                format!(
+                    "the certificate with serial {} (number {at} on the path) cannot be checked: {why}",
+                    link.serial
+                ),
             ));
         }
         Ok(())
@@ -410,131 +521,5 @@ impl Path {
             serial: serial(certificate.raw_serial()).into(),
         });
         self.until = self.until.min(time(certificate.validity().not_after));
-    }
-}
-
-/// The certificates in a PEM file; at least one.
-///
-/// # Errors
-///
-/// A file that is missing, not PEM, or without a certificate.
-pub(crate) fn certificates(
-    path: &std::path::Path,
-    limit: u64,
-) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let remedy = "use a file with -----BEGIN CERTIFICATE----- blocks (openssl x509 -inform der converts DER)";
-    let bytes = file::read(path, limit)?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::file(path, format!("is not a PEM file: {error}"), remedy))?;
-    if found.is_empty() {
-        return Err(Error::file(path, "holds no certificate in PEM", remedy));
-    }
-    Ok(found)
-}
-
-fn check_authority(
-    path: &std::path::Path,
-    der: &CertificateDer<'_>,
-    now: SystemTime,
-) -> Result<(), Error> {
-    let broken = |problem: String| Error::file(path, problem, "replace this CA certificate");
-    let (_, certificate) = X509Certificate::from_der(der)
-        .map_err(|error| broken(format!("holds a broken certificate: {error}")))?;
-    let subject = certificate.subject().to_string();
-    if !certificate.is_ca() {
-        return Err(Error::file(
-            path,
-            format!("{subject:?} is not a CA certificate (basicConstraints)"),
-            "name the CA that issues the client certificates, not one of them",
-        ));
-    }
-    anchor_from_trusted_cert(der)
-        .map_err(|error| broken(format!("{subject:?} cannot be used as a CA: {error}")))?;
-    check_strength(&certificate).map_err(|why| broken(format!("{subject:?}: {why}")))?;
-    let validity = certificate.validity();
-    if time(validity.not_after) < now {
-        return Err(broken(format!(
-            "{subject:?} expired on {}",
-            validity.not_after
-        )));
-    }
-    if time(validity.not_before) > now {
-        return Err(broken(format!(
-            "{subject:?} is not valid before {}",
-            validity.not_before
-        )));
-    }
-    Ok(())
-}
-
-/// The clientAuth purpose must be written down. Path building accepts a certificate without the
-/// extension for every purpose, a web server's among them.
-fn check_purpose(certificate: &X509Certificate<'_>) -> Result<(), String> {
-    match certificate.extended_key_usage() {
-        Ok(Some(usage)) if usage.value.client_auth => Ok(()),
-        Ok(Some(_)) => Err("the client certificate's extended key usage lacks clientAuth".into()),
-        Ok(None) => Err("the client certificate has no extended key usage (clientAuth)".into()),
-        Err(error) => Err(format!("the extended key usage cannot be read: {error}")),
-    }
-}
-
-fn check_strength(certificate: &X509Certificate<'_>) -> Result<(), String> {
-    let spki = certificate.public_key();
-    let algorithm = spki.algorithm.algorithm.to_id_string();
-    match (spki.parsed(), algorithm.as_str()) {
-        (Ok(PublicKey::RSA(key)), _) => match key.key_size() {
-            MIN_RSA..=MAX_RSA => Ok(()),
-            bits => Err(format!(
-                "the RSA key has {bits} bits; accepted are {MIN_RSA} to {MAX_RSA}"
-            )),
-        },
-        (Ok(PublicKey::EC(_)), _) => {
-            let curve = spki
-                .algorithm
-                .parameters
-                .as_ref()
-                .and_then(|parameters| parameters.as_oid().ok())
-                .map(|oid| oid.to_id_string());
-            match curve.as_deref() {
-                // P-256, P-384, P-521
-                Some("1.2.840.10045.3.1.7" | "1.3.132.0.34" | "1.3.132.0.35") => Ok(()),
-                other => Err(format!(
-                    "the curve {:?} is not P-256, P-384 or P-521",
-                    other.unwrap_or("explicit")
-                )),
-            }
-        }
-        (_, "1.3.101.112") => Ok(()), // Ed25519
-        (_, other) => Err(format!("a key of algorithm {other} is not accepted")),
-    }
-}
-
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "the library's list is open; whatever it says is a refusal with its own words"
-)]
-fn explain(error: &webpki::Error, leaf: &X509Certificate<'_>) -> String {
-    let subject = leaf.subject().to_string();
-    let date = |time: &UnixTime| {
-        i64::try_from(time.as_secs())
-            .ok()
-            .and_then(|seconds| ASN1Time::from_timestamp(seconds).ok())
-            .map_or_else(String::new, |time| time.to_string())
-    };
-    match error {
-        webpki::Error::UnknownIssuer => format!(
-            "no configured client CA issued the certificate of {subject:?} (issuer {:?})",
-            leaf.issuer().to_string()
-        ),
-        webpki::Error::CertExpired { not_after, .. } => format!(
-            "the certificate of {subject:?}, or a CA on its path, expired on {}",
-            date(not_after)
-        ),
-        webpki::Error::CertNotValidYet { not_before, .. } => format!(
-            "the certificate of {subject:?}, or a CA on its path, is not valid before {}",
-            date(not_before)
-        ),
-        other => format!("the certificate of {subject:?} is not valid: {other}"),
     }
 }
