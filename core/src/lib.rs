@@ -10,6 +10,8 @@
 //! Sans-IO: `wire`, `guard`, `engine` and `connection` take bytes or packets and a clock reading.
 //! Sockets, timers and tasks live in `gate` alone.
 
+#[doc(hidden)]
+pub mod benching;
 pub mod broker;
 pub mod bus;
 pub mod clock;

@@ -352,6 +352,11 @@ impl Engine {
         }
     }
 
+    /// How many sessions a topic finds in the tree; for the benchmarks.
+    pub(crate) fn matching(&self, topic: TopicName<'_>) -> usize {
+        self.tree.lookup(topic).0.targets.len()
+    }
+
     /// Publishes for the broker itself: `system:NAME`, under the policy like everybody. `false`: it
     /// was not taken.
     pub(crate) fn publish_system(
