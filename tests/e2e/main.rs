@@ -1,7 +1,8 @@
 //! The whole product: the real binary, real sockets, and clients that others wrote.
 //!
 //! Every test starts its own broker on ports of the system's choice, in a directory of its own.
-//! The clients are rumqttc (3.1.1 and 5.0), `mosquitto_pub` and `mosquitto_sub`, and paho; where a
+//! The clients are rumqttc (3.1.1 and 5.0), `mosquitto_pub` and `mosquitto_sub`, paho, and mqtt.js, in
+//! a page in Chromium too; where a
 //! peer has to misbehave, bytes made by hand ([`raw`]). `scripts/setup-tests` installs what is
 //! missing.
 //!
@@ -23,6 +24,7 @@ mod administration;
 mod audit;
 mod authentication;
 mod bad_input;
+mod browser;
 mod changes;
 mod client;
 mod exchange;

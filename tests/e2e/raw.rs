@@ -34,6 +34,15 @@ impl Broker {
         &self,
         certificate: Option<&str>,
     ) -> StreamOwned<ClientConnection, TcpStream> {
+        self.tls_over(self.tcp("main"), certificate)
+    }
+
+    /// The same over a connection on which something was said already.
+    pub(crate) fn tls_over(
+        &self,
+        tcp: TcpStream,
+        certificate: Option<&str>,
+    ) -> StreamOwned<ClientConnection, TcpStream> {
         let certificate = certificate.map(|name| {
             let file = |ending| self.setup.path(&format!("pki/{name}.{ending}"));
             (file("pem"), file("key"))
@@ -41,7 +50,7 @@ impl Broker {
         let config = client::tls(&self.setup.path("trusted.pem"), certificate.as_ref());
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        StreamOwned::new(connection, self.tcp("main"))
+        StreamOwned::new(connection, tcp)
     }
 }
 

@@ -100,6 +100,13 @@ fn paho_exchanges_messages_over_websocket_with_and_without_tls() {
         let command = with_password(Command::new(&python));
         client(&broker, command, "ws_exchange.py", listener);
     }
+    broker.record(
+        "refuse",
+        &[
+            ("rule", "websocket"),
+            ("reason", "not in the listener's origins"),
+        ],
+    );
 }
 
 /// Sends an upgrade with these further headers; the head of the answer.
@@ -134,6 +141,8 @@ fn an_upgrade_without_what_it_needs_is_refused() {
         ("", "400"),
         ("Sec-WebSocket-Protocol: chat\r\n", "400"),
         (&*format!("{MQTT}Origin: https://evil.example\r\n"), "403"),
+        // A page from a file, or in a sandbox.
+        (&*format!("{MQTT}Origin: null\r\n"), "403"),
         (&*big, "431"),
     ] {
         let head = upgrade(&mut broker.tcp("ws"), more);
@@ -143,7 +152,7 @@ fn an_upgrade_without_what_it_needs_is_refused() {
     let head = upgrade(&mut broker.tcp("ws"), &own);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     broker.record("refuse", &[("listener", "ws"), ("reason", "Origin")]);
-    assert_eq!(broker.number("refused-upgrades"), 4);
+    assert_eq!(broker.number("refused-upgrades"), 5);
 }
 
 #[test]
@@ -202,7 +211,6 @@ fn the_address_that_a_trusted_proxy_names_is_the_clients() {
         (stream, answer)
     };
     let line = |ip: &str| format!("PROXY TCP4 {ip} 192.0.2.250 4711 8883\r\n").into_bytes();
-    let binary = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x02\xc0\0\x02\xfa\x12\x67\x22\xb3";
     let accepted = b"\x20\x02\x00\x00";
     let (first, answer) = connect(&line("192.0.2.1"), "one");
     assert_eq!(answer, accepted);
@@ -212,7 +220,7 @@ fn the_address_that_a_trusted_proxy_names_is_the_clients() {
     );
     // The limit is that of the client's address, not of the proxy's.
     assert!(connect(&line("192.0.2.1"), "two").1.is_empty());
-    let (second, answer) = connect(binary, "three");
+    let (second, answer) = connect(&binary_header([192, 0, 2, 2]), "three");
     assert_eq!(answer, accepted);
     broker.record(
         "connect",
@@ -230,17 +238,104 @@ fn the_address_that_a_trusted_proxy_names_is_the_clients() {
 #[test]
 fn a_header_from_somebody_else_is_not_believed() {
     let broker = Broker::start(|setup| proxied(setup, "192.0.2.0/24"));
-    let mut stream = broker.tcp("proxied");
-    let header = b"PROXY TCP4 192.0.2.1 192.0.2.250 4711 8883\r\n";
-    let _ = stream.write_all(&[&header[..], &raw::connect(4, "x", 60, ANNA)].concat());
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer);
-    assert!(answer.is_empty());
+    let line = b"PROXY TCP4 192.0.2.1 192.0.2.250 4711 8883\r\n".to_vec();
+    for header in [line, binary_header([192, 0, 2, 1])] {
+        let mut stream = broker.tcp("proxied");
+        let _ = stream.write_all(&[header, raw::connect(4, "x", 60, ANNA)].concat());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert!(answer.is_empty());
+    }
     broker.record(
         "refuse",
         &[("rule", "proxy"), ("reason", "trusted-proxies")],
     );
-    assert_eq!(broker.number("untrusted-proxies"), 1);
+    assert_eq!(broker.number("untrusted-proxies"), 2);
+}
+
+/// A header of version 2 that says: a TCP connection from this IPv4 address and port 4711.
+fn binary_header(ip: [u8; 4]) -> Vec<u8> {
+    let signature = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c";
+    [&signature[..], &ip, b"\xc0\0\x02\xfa\x12\x67\x22\xb3"].concat()
+}
+
+#[test]
+fn a_ban_behind_a_proxy_hits_the_address_that_the_header_names() {
+    let broker = Broker::start(|setup| proxied(setup, "127.0.0.0/8"));
+    let connect = |header: &[u8], id: &str| {
+        let mut stream = broker.tcp("proxied");
+        let hello = raw::connect(4, id, 60, ANNA);
+        let _ = stream.write_all(&[header, &hello].concat());
+        let mut answer = [0; 4];
+        let taken = stream.read_exact(&mut answer).is_ok();
+        (taken && answer == *b"\x20\x02\x00\x00").then_some(stream)
+    };
+    let line = |ip: &str| format!("PROXY TCP4 {ip} 192.0.2.250 4711 8883\r\n").into_bytes();
+    let mut bad = connect(&line("192.0.2.66"), "bad").unwrap();
+    let mut good = connect(&binary_header([192, 0, 2, 7]), "good").unwrap();
+    broker
+        .ask(&["ban", "add", "--address", "192.0.2.66", "--for", "10 min"])
+        .succeeded();
+    // The connection that is there ends, and in neither version is there another.
+    assert_eq!(bad.read(&mut [0]).unwrap(), 0);
+    assert!(connect(&line("192.0.2.66"), "bad").is_none());
+    assert!(connect(&binary_header([192, 0, 2, 66]), "bad").is_none());
+    // Who else comes through the same proxy is not concerned.
+    good.write_all(b"\xc0\x00").unwrap();
+    let mut pong = [0; 2];
+    good.read_exact(&mut pong).unwrap();
+    assert_eq!(&pong, b"\xd0\x00");
+    assert!(connect(&line("192.0.2.67"), "other").is_some());
+    // And a ban on the proxy's own address is not one on its clients.
+    broker
+        .ask(&["ban", "add", "--address", "127.0.0.1", "--for", "10 min"])
+        .succeeded();
+    assert!(connect(&binary_header([192, 0, 2, 68]), "another").is_some());
+}
+
+#[test]
+fn tls_behind_a_proxy_ends_here_certificates_included() {
+    let broker = Broker::start(|setup| {
+        setup.listeners += "\
+[[listener]]
+name = \"proxied\"
+bind = \"127.0.0.1:0\"
+proxy-protocol = true
+trusted-proxies = [\"127.0.0.1\"]
+[listener.tls]
+certificate = \"pki/server.pem\"
+key = \"pki/server.key\"
+client-ca = \"pki/ca.pem\"
+";
+    });
+    let line = b"PROXY TCP4 192.0.2.1 192.0.2.250 4711 8883\r\n".to_vec();
+    for (id, header) in [("v1", line), ("v2", binary_header([192, 0, 2, 2]))] {
+        let mut tcp = broker.tcp("proxied");
+        tcp.write_all(&header).unwrap();
+        let mut stream = broker.tls_over(tcp, Some("device-1"));
+        // No user name: the certificate says who it is.
+        let connect = [
+            &b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02"[..],
+            id.as_bytes(),
+        ];
+        stream.write_all(&connect.concat()).unwrap();
+        let mut answer = [0; 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"\x20\x02\x00\x00");
+        let peer = format!("192.0.2.{}:4711", if id == "v1" { 1 } else { 2 });
+        broker.record(
+            "connect",
+            &[
+                ("client_id", id),
+                ("principal", "cert:device-1"),
+                ("peer", &peer),
+            ],
+        );
+    }
+    // TLS without the header in front of it is not a header.
+    let mut stream = broker.tls_over(broker.tcp("proxied"), Some("device-1"));
+    assert!(stream.write_all(b"\xc0\x00").is_err() || stream.read(&mut [0]).unwrap_or(0) == 0);
+    broker.record("refuse", &[("listener", "proxied"), ("rule", "proxy")]);
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub enum Rejection {
     #[error("another path")]
     Path,
     /// A page that is not listed in `origins`.
-    #[error("a foreign Origin")]
+    #[error("an Origin that is not in the listener's origins")]
     Origin,
     /// A plain HTTP request.
     #[error("not an upgrade to WebSocket")]
@@ -109,7 +109,7 @@ impl Rejection {
                 b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             }
             Self::Origin => {
-                b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+                b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: 48\r\n\r\nOrigin not listed: see origins of this listener\n"
             }
             Self::NotUpgrade => {
                 b"HTTP/1.1 426 Upgrade Required\r\nConnection: close, Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"
