@@ -63,7 +63,13 @@ pub fn policy(command: &cli::Policy) -> Outcome {
         cli::Policy::Test(test) => test_policies(test),
         cli::Policy::Diff(diff) => {
             let (old, new) = (any_policy(&diff.old)?, any_policy(&diff.new)?);
-            let changes = tools::diff(&old, &new);
+            let changes = if diff.live {
+                let clients = operate::identities(&diff.broker)?;
+                let clients: Result<Vec<_>, _> = clients.iter().map(Who::snapshot).collect();
+                tools::diff_live(&old, &new, &clients?, SystemTime::now())
+            } else {
+                tools::diff(&old, &new)
+            };
             for change in &changes {
                 println!("{change}");
             }

@@ -234,6 +234,12 @@ pub struct PolicyDiff {
     /// The policy as it would be.
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
+    /// Ask the running broker for its principals, and say who of them gains or loses what now.
+    #[arg(long)]
+    pub live: bool,
+    /// The broker that is asked.
+    #[command(flatten)]
+    pub broker: Broker,
 }
 
 /// `audit`.

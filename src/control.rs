@@ -4,6 +4,7 @@
 //! administrate exists. One JSON object a line in, one out; a connection serves one request. What
 //! changes something is written to the audit record by the broker.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,10 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_acl::tools::Who;
 use portcullis_anomaly::{Ban, Bans, Network, Target};
 use portcullis_core::broker::{Broker, ClientInfo};
 use portcullis_core::clock::{Now, unix_millis};
-use portcullis_core::hook::Event;
+use portcullis_core::hook::{Event, Snapshot};
 use portcullis_core::wire::Version;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,6 +47,8 @@ pub enum Request {
         /// Leave offline sessions out.
         connected: bool,
     },
+    /// Who has a session, with everything that a policy may look at.
+    Identities,
     /// One session with its subscriptions.
     Session {
         /// Its client id.
@@ -126,6 +130,11 @@ pub enum Answer {
         /// In the order of their client ids.
         sessions: Vec<SessionInfo>,
     },
+    /// Who has a session.
+    Identities {
+        /// Each session's owner.
+        identities: Vec<IdentityInfo>,
+    },
     /// Bans that have not ended.
     Bans {
         /// Each.
@@ -143,6 +152,52 @@ pub enum Answer {
         /// Why, in words.
         message: String,
     },
+}
+
+/// The owner of a session, as a policy sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityInfo {
+    /// With its kind.
+    pub principal: String,
+    /// Role names of its credential.
+    pub roles: Vec<String>,
+    /// The client identifier.
+    pub client_id: String,
+    /// The listener it came through.
+    pub listener: String,
+    /// The peer's address.
+    pub address: Option<IpAddr>,
+    /// `cert.FIELD` and `claim.PATH` with their values.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl From<Snapshot> for IdentityInfo {
+    fn from(who: Snapshot) -> Self {
+        let attributes = who.identity.attributes.iter();
+        Self {
+            principal: who.principal().to_string(),
+            roles: who.identity.roles.iter().map(ToString::to_string).collect(),
+            client_id: who.client_id.to_string(),
+            listener: who.listener.to_string(),
+            address: who.address,
+            attributes: attributes
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect(),
+        }
+    }
+}
+
+impl From<IdentityInfo> for Who {
+    fn from(info: IdentityInfo) -> Self {
+        Self {
+            principal: info.principal,
+            roles: info.roles,
+            client_id: info.client_id,
+            listener: info.listener,
+            attributes: info.attributes,
+            address: info.address,
+        }
+    }
 }
 
 /// A session as an operator sees it.
@@ -262,6 +317,12 @@ impl Control {
                     sessions: sessions
                         .filter(|session| session.connected || !connected)
                         .collect(),
+                }
+            }
+            Request::Identities => {
+                let identities = self.broker.identities().into_iter();
+                Answer::Identities {
+                    identities: identities.map(IdentityInfo::from).collect(),
                 }
             }
             Request::Session { client_id } => match self.broker.client(client_id) {

@@ -25,6 +25,7 @@ pub struct Keeper {
     kept: Mutex<Kept>,
     suspended: AtomicU64,
     rollbacks: AtomicU64,
+    learned: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -35,6 +36,8 @@ struct Kept {
     /// What was in force before the last change.
     previous: Option<Arc<Policy>>,
     summary: shadow::Summary,
+    /// The listeners that are known to learn.
+    learning: Vec<String>,
 }
 
 impl Keeper {
@@ -47,9 +50,11 @@ impl Keeper {
                 rollback: Rollback::default(),
                 previous: None,
                 summary: shadow::Summary::default(),
+                learning: Vec::new(),
             }),
             suspended: AtomicU64::new(0),
             rollbacks: AtomicU64::new(0),
+            learned: AtomicU64::new(0),
         }
     }
 
@@ -62,6 +67,12 @@ impl Keeper {
     #[must_use]
     pub fn rollbacks(&self) -> u64 {
         self.rollbacks.load(Ordering::Relaxed)
+    }
+
+    /// How much was allowed for the first time by a listener that learns.
+    #[must_use]
+    pub fn learned(&self) -> u64 {
+        self.learned.load(Ordering::Relaxed)
     }
 
     /// Puts a policy in force. The caller sweeps.
@@ -95,6 +106,7 @@ impl Keeper {
             tracing::info!("a time window of the policy has opened or closed");
             modules.broker.sweep();
         }
+        self.tell_lessons(modules);
         let mut kept = self.kept.lock();
         let denials = self.denials(modules.broker.metrics());
         let struck = kept.threshold.and_then(|threshold| {
@@ -111,6 +123,42 @@ impl Keeper {
                 .broker
                 .observe(&Event::Administration { action: &summary });
         }
+    }
+
+    /// Records what was allowed by learning alone, and says loudly when it begins and ends.
+    fn tell_lessons(&self, modules: &Running) {
+        for learned in modules.acl.learned() {
+            self.learned.fetch_add(1, Ordering::Relaxed);
+            modules.broker.observe(&Event::Learned {
+                who: &learned.who,
+                action: learned.act.as_str(),
+                topic: &learned.topic,
+            });
+        }
+        let running: Vec<String> = modules
+            .acl
+            .lessons()
+            .into_iter()
+            .map(|lesson| lesson.listener)
+            .collect();
+        let mut kept = self.kept.lock();
+        if kept.learning == running {
+            return;
+        }
+        let said = match running.as_slice() {
+            [] => "no listener is learning any more; what was allowed by it alone is refused again"
+                .to_owned(),
+            names => format!(
+                "LEARNING on {}: what no line of the policy denies is allowed there, and recorded",
+                names.join(", ")
+            ),
+        };
+        kept.learning = running;
+        drop(kept);
+        tracing::warn!("{said}");
+        modules
+            .broker
+            .observe(&Event::Administration { action: &said });
     }
 
     fn take_back(&self, modules: &Running, denials: u64, threshold: Rate, previous: Arc<Policy>) {

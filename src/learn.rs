@@ -10,11 +10,10 @@ use crate::config::Config;
 const HEADER: &str = "\
 # A draft of a policy, for review. Do not use it as it is.
 #
-# It is drawn from the audit record: subscriptions that were granted, and subscriptions and
-# publishes that were refused. Publishes that were allowed are not in the record, so a right that
-# clients use without being refused is missing here. To learn all of it, run a test broker with a
-# policy that refuses everything (`p, system:sys, $SYS/#, publish, allow` alone), let the clients
-# do their work, and learn from that record.
+# It is drawn from the audit record: subscriptions that were granted, subscriptions and publishes
+# that were refused, and what a listener with [listener.learn] allowed. Publishes that a line
+# allowed are not in the record, so they are missing here. To learn all of it, let the clients do
+# their work on a listener that learns, under a policy that has no lines for them.
 #
 # What was refused may have been a mistake or an attack: read every line. Of equal refusals the
 # record has the first ten of a minute one by one; the rest are counted there and missing here.
@@ -62,6 +61,7 @@ fn observed(entry: &Entry) -> Option<Observed> {
     let (act, topic, denied) = match text("event")? {
         "subscribe" => (Act::Subscribe, text("filter")?, false),
         "subscribe-denied" => (Act::Subscribe, text("filter")?, true),
+        "learned" => (Act::parse(text("action")?)?, text("topic")?, false),
         "publish-denied" => (Act::parse(text("action")?)?, text("topic")?, true),
         _ => return None,
     };

@@ -79,6 +79,11 @@ fn modules(running: &Running) -> impl Iterator<Item = Sample> {
             "1 when the durable store has failed: nothing is stored or acknowledged",
             store_failed.is_some().into(),
         ),
+        (
+            "policy_learning_listeners",
+            "Listeners that learn: they allow what no line of the policy denies",
+            running.acl.lessons().len() as u64,
+        ),
         ("policy_rules", "Rules of the policy in force", rules),
         (
             "policy_sweep_milliseconds",
@@ -102,6 +107,11 @@ fn modules(running: &Running) -> impl Iterator<Item = Sample> {
             "policy_rollbacks",
             "Changes of policy that were taken back because denials jumped",
             running.keeper.rollbacks(),
+        ),
+        (
+            "policy_learned",
+            "Actions allowed for the first time by a listener that learns",
+            running.keeper.learned(),
         ),
         (
             "policy_shadow_differences",

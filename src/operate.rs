@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use portcullis_acl::tools::Who;
+
 use crate::cli::{self, Exit};
 use crate::config::Config;
 use crate::control::{self, Answer, BanTarget, Request, SessionInfo};
@@ -12,14 +14,7 @@ use crate::control::{self, Answer, BanTarget, Request, SessionInfo};
 ///
 /// What was asked for was not done, and why.
 pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
-    let socket = socket(broker)?;
-    let answer = control::ask(&socket, request).map_err(|error| {
-        format!(
-            "no broker answers at {}: {error}; is it running, and are you its user?",
-            socket.display()
-        )
-    })?;
-    match answer {
+    match ask(broker, request)? {
         Answer::Status { values } => {
             for (name, value) in values {
                 println!("{name:<24} {value}");
@@ -29,6 +24,11 @@ pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
             (Request::Session { .. }, [session]) => show(session),
             _ => list(&sessions),
         },
+        Answer::Identities { identities } => {
+            for who in identities {
+                println!("{}", who.principal.escape_debug());
+            }
+        }
         Answer::Bans { bans } => {
             println!("{:<48} {:>12}  REASON", "TARGET", "SECONDS LEFT");
             for ban in bans {
@@ -43,6 +43,33 @@ pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
         Answer::Failed { message } => return Err(message),
     }
     Ok(Exit::Success)
+}
+
+/// Who has a session of a running broker.
+///
+/// # Errors
+///
+/// No broker answers, or it says why not.
+pub fn identities(broker: &cli::Broker) -> Result<Vec<Who>, String> {
+    match ask(broker, &Request::Identities)? {
+        Answer::Identities { identities } => Ok(identities.into_iter().map(Who::from).collect()),
+        Answer::Failed { message } => Err(message),
+        Answer::Status { .. }
+        | Answer::Sessions { .. }
+        | Answer::Bans { .. }
+        | Answer::Shadow(_)
+        | Answer::Done { .. } => Err("the broker answers another question".to_owned()),
+    }
+}
+
+fn ask(broker: &cli::Broker, request: &Request) -> Result<Answer, String> {
+    let socket = socket(broker)?;
+    control::ask(&socket, request).map_err(|error| {
+        format!(
+            "no broker answers at {}: {error}; is it running, and are you its user?",
+            socket.display()
+        )
+    })
 }
 
 fn socket(broker: &cli::Broker) -> Result<PathBuf, String> {

@@ -120,11 +120,33 @@ impl Live {
                     .install(&self.modules, policy, Now::read());
             });
         self.unit("policy", result, failed);
+        self.lessons(config, failed);
         let result = wiring::load_shadow(config)
             .map_err(|errors| errors.join("\n"))
             .map(|candidate| self.modules.acl.shadow(candidate.map(Into::into)));
         if !config.acl.shadow.is_empty() || result.is_err() {
             self.unit("shadow-policy", result, failed);
+        }
+    }
+
+    fn lessons(&self, config: &Config, failed: &mut Vec<String>) {
+        let learn = |config: &Config| {
+            let listeners = config.listeners.iter();
+            let learn = listeners.map(|listener| (listener.name.clone(), listener.learn.clone()));
+            learn.collect::<Vec<_>>()
+        };
+        let result = wiring::lessons(config, Now::read().wall).and_then(|(lessons, warnings)| {
+            for warning in warnings {
+                tracing::warn!("{warning}");
+            }
+            // What was noted stays noted while the lessons are the same.
+            if learn(config) == learn(&self.config) {
+                return Ok(());
+            }
+            self.modules.acl.teach(lessons)
+        });
+        if result.is_err() || learn(config) != learn(&self.config) {
+            self.unit("learning", result, failed);
         }
     }
 

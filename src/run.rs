@@ -137,6 +137,7 @@ fn start(
     // Before anybody asks: time windows are closed until then.
     acl.tick(now.wall);
     acl.shadow(loaded.shadow.map(Into::into));
+    acl.teach(loaded.lessons)?;
     let keeper = Arc::new(Keeper::new(config.acl.rollback_denials));
     let broker = builder
         .authenticator(Arc::clone(&desk) as _)

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use portcullis_acl::{Policy, Sources};
+use portcullis_acl::{Lesson, Policy, Sources};
 use portcullis_anomaly as anomaly;
 use portcullis_auth::{self as auth, Desk, tls};
 use portcullis_core::gate::{Endpoint, Listener, Transport};
@@ -22,6 +22,9 @@ use crate::config::{self, Bind, CertificateName, ClientAuth, Config, DurabilityM
 /// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
 const OWN_DESCRIPTORS: u64 = 64;
 
+/// Longest time that a listener may learn: who needs more says so again.
+const LONGEST_LESSON: Duration = Duration::from_hours(7 * 24);
+
 /// Everything that the files say, ready to be used.
 pub struct Loaded {
     /// Who is it?
@@ -32,6 +35,8 @@ pub struct Loaded {
     pub shadow: Option<Policy>,
     /// Each TLS listener by name, with what it needs.
     pub tls: Vec<(String, tls::Loaded)>,
+    /// The listeners that learn, or did until their time was over.
+    pub lessons: Vec<Lesson>,
     /// What loads but is worth saying.
     pub warnings: Vec<String>,
 }
@@ -86,6 +91,16 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
         );
         None
     });
+    let lessons = match lessons(config, now) {
+        Ok((lessons, more)) => {
+            warnings.extend(more);
+            lessons
+        }
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    };
     if let Err(error) = store_options(config) {
         errors.push(format!("[durability] key-file: {error}"));
     }
@@ -99,11 +114,62 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
                 policy,
                 shadow,
                 tls: listeners,
+                lessons,
                 warnings,
             })
         }
         _ => Err(errors),
     }
+}
+
+/// The listeners that learn, and a warning for each.
+///
+/// # Errors
+///
+/// One would learn for too long.
+pub fn lessons(config: &Config, now: SystemTime) -> Result<(Vec<Lesson>, Vec<String>), String> {
+    let mut lessons = Vec::new();
+    let mut warnings = Vec::new();
+    for listener in &config.listeners {
+        let Some(learn) = &listener.learn else {
+            continue;
+        };
+        let name = &listener.name;
+        let end = time::OffsetDateTime::from(learn.until);
+        if learn.until > now + LONGEST_LESSON {
+            let problem = format!("the listener {name:?} would learn for more than seven days");
+            let remedy = "choose an earlier end, and a later one when it is near";
+            return Err(config.problem(learn.at, problem, remedy).to_string());
+        }
+        let (problem, remedy) = if learn.until <= now {
+            (
+                format!("the listener {name:?} learns no more: its time ended at {end}"),
+                "remove [listener.learn]".to_owned(),
+            )
+        } else {
+            (
+                format!(
+                    "the listener {name:?} LEARNS until {end}: its clients may do what no line of \
+                     the policy denies in {}",
+                    learn.topics.join(", ")
+                ),
+                "remove [listener.learn] as soon as a draft has been made of it".to_owned(),
+            )
+        };
+        warnings.push(config.problem(learn.at, problem, &remedy).to_string());
+        let lesson = Lesson {
+            listener: name.clone(),
+            until: learn.until,
+            topics: learn.topics.clone(),
+        };
+        // A topic that is none keeps everything out.
+        lesson.check().map_err(|problem| {
+            let remedy = "write filters, such as \"line-3/#\"";
+            config.problem(learn.at, problem, remedy).to_string()
+        })?;
+        lessons.push(lesson);
+    }
+    Ok((lessons, warnings))
 }
 
 /// What a listener has that ends soon.

@@ -319,7 +319,12 @@ impl ClientGrants {
     }
 
     /// How much of a filter is covered by the lines for every message and these.
-    fn cover_with(&self, filter: TopicFilter<'_>, counts: impl Fn(&Bounded) -> bool) -> Cover {
+    fn cover_with(
+        &self,
+        filter: TopicFilter<'_>,
+        beside: Option<&Trie>,
+        counts: impl Fn(&Bounded) -> bool,
+    ) -> Cover {
         let bounded = self.bounded.iter();
         let bounded = bounded.filter(|part| part.is_about(Asked::Receive) && counts(part));
         let tries: SmallVec<[&Trie; 3]> = self
@@ -327,6 +332,7 @@ impl ClientGrants {
             .iter()
             .map(|trie| &**trie)
             .chain(bounded.map(|part| &*part.trie))
+            .chain(beside)
             .collect();
         let view = View {
             tries: &tries,
@@ -365,7 +371,23 @@ impl Grants for ClientGrants {
     }
 
     fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
-        let cover = self.cover_with(filter, |part| part.bounds.hold(message));
+        self.cover_beside(filter, message, None)
+    }
+
+    fn describe(&self, rule: Rule) -> String {
+        self.policy.describe(rule)
+    }
+}
+
+impl ClientGrants {
+    /// How much of a filter is covered by the policy and other lines together.
+    pub(crate) fn cover_beside(
+        &self,
+        filter: TopicFilter<'_>,
+        message: &MessageFacts,
+        beside: Option<&Trie>,
+    ) -> Cover {
+        let cover = self.cover_with(filter, beside, |part| part.bounds.hold(message));
         let about_some = || {
             self.bounded
                 .iter()
@@ -375,7 +397,7 @@ impl Grants for ClientGrants {
             return cover;
         }
         // The smallest message of this QoS passes; does every one up to it?
-        let every = self.cover_with(filter, |part| match part.effect {
+        let every = self.cover_with(filter, beside, |part| match part.effect {
             Effect::Allow => part.bounds.hold_all_up_to(message),
             Effect::Deny => part.bounds.hold_any_up_to(message),
         });
@@ -384,10 +406,6 @@ impl Grants for ClientGrants {
         } else {
             Cover::Bounded
         }
-    }
-
-    fn describe(&self, rule: Rule) -> String {
-        self.policy.describe(rule)
     }
 }
 

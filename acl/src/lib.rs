@@ -8,7 +8,7 @@
 //!
 //! Lines may have conditions (`cond`), which are evaluated when a client's grants are made; time
 //! windows (`window`) open and close by [`Acl::tick`]. A candidate policy can be asked beside the
-//! one in force (`shadow`).
+//! one in force (`shadow`), and a listener can learn (`learning`).
 //!
 //! Against whom: clients choose topics, filters, client ids and, within limits, names. Nothing of
 //! that can widen a rule (`pattern`), cost more than a bounded walk (`trie`, `algebra`), or fill a
@@ -24,6 +24,7 @@ mod cond;
 mod csv;
 mod error;
 pub mod fuzzing;
+mod learning;
 mod load;
 mod model;
 mod pattern;
@@ -47,6 +48,7 @@ use portcullis_core::hook::{Authorizer, Grants, Snapshot};
 pub use algebra::cover;
 pub use compile::ClientGrants;
 pub use error::{PolicyError, PolicyWarning};
+pub use learning::{Learned, Lesson, MAX_LEARNED};
 pub use load::{Loaded, Source, Sources};
 pub use model::MODEL;
 pub use pattern::MAX_VALUE;
@@ -54,6 +56,7 @@ pub use policy::{Act, Counts, Effect, Policy};
 pub use shadow::{Difference, MAX_DIFFERENCES, ShadowReport};
 
 use compile::Compiled;
+use learning::Lessons;
 use shadow::Shadow;
 
 /// The policy of the `quickstart` set-up, and its expectations, as in `policies/default`.
@@ -75,6 +78,9 @@ pub struct Acl {
 struct State {
     active: Compiled,
     shadow: Option<Shadow>,
+    lessons: Lessons,
+    /// When it was put together.
+    at: Option<SystemTime>,
 }
 
 impl Acl {
@@ -86,6 +92,8 @@ impl Acl {
             state: ArcSwap::from_pointee(State {
                 active: Compiled::new(policy.into(), None),
                 shadow: None,
+                lessons: Lessons::default(),
+                at: None,
             }),
             generation: AtomicU64::new(1),
             clock: Mutex::new(None),
@@ -103,7 +111,12 @@ impl Acl {
             candidate: Compiled::new(Arc::clone(policy), *clock),
             differences: Arc::default(),
         });
-        self.put(Compiled::new(policy.into(), *clock), shadow);
+        self.put(
+            Compiled::new(policy.into(), *clock),
+            shadow,
+            &old.lessons,
+            *clock,
+        );
         Arc::clone(&old.active.policy)
     }
 
@@ -115,6 +128,7 @@ impl Acl {
         let old = self.state.load_full();
         let shadow = old.shadow.as_ref();
         let moved = old.active.is_stale(*clock)
+            || old.lessons.running(old.at).count() != old.lessons.running(*clock).count()
             || shadow.is_some_and(|shadow| shadow.candidate.is_stale(*clock));
         if moved {
             let shadow = shadow.map(|shadow| Shadow {
@@ -124,6 +138,8 @@ impl Acl {
             self.put(
                 Compiled::new(Arc::clone(&old.active.policy), *clock),
                 shadow,
+                &old.lessons,
+                *clock,
             );
         }
         moved
@@ -144,7 +160,44 @@ impl Acl {
         self.put(
             Compiled::new(Arc::clone(&old.active.policy), *clock),
             shadow,
+            &old.lessons,
+            *clock,
         );
+    }
+
+    /// Lets listeners learn from now on, in place of those that did; what they noted is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// A topic that is no filter; nothing changes then.
+    pub fn teach(&self, lessons: Vec<Lesson>) -> Result<(), String> {
+        let lessons = Lessons::new(lessons)?;
+        let clock = self.clock.lock();
+        let old = self.state.load_full();
+        let shadow = old.shadow.as_ref().map(|shadow| Shadow {
+            candidate: Compiled::new(Arc::clone(&shadow.candidate.policy), *clock),
+            differences: Arc::clone(&shadow.differences),
+        });
+        self.put(
+            Compiled::new(Arc::clone(&old.active.policy), *clock),
+            shadow,
+            &lessons,
+            *clock,
+        );
+        Ok(())
+    }
+
+    /// The lessons that run.
+    #[must_use]
+    pub fn lessons(&self) -> Vec<Lesson> {
+        let state = self.state.load();
+        state.lessons.running(state.at).cloned().collect()
+    }
+
+    /// What was allowed by lessons alone, since this was last asked.
+    #[must_use]
+    pub fn learned(&self) -> Vec<Learned> {
+        self.state.load().lessons.take()
     }
 
     /// Makes the candidate the policy in force; what was in force comes back. `None` without a
@@ -153,7 +206,8 @@ impl Acl {
         let clock = self.clock.lock();
         let old = self.state.load_full();
         let candidate = Arc::clone(&old.shadow.as_ref()?.candidate.policy);
-        self.put(Compiled::new(candidate, *clock), None);
+        let candidate = Compiled::new(candidate, *clock);
+        self.put(candidate, None, &old.lessons, *clock);
         Some(Arc::clone(&old.active.policy))
     }
 
@@ -172,8 +226,19 @@ impl Acl {
         state.shadow.as_ref().map_or(0, Shadow::total)
     }
 
-    fn put(&self, active: Compiled, shadow: Option<Shadow>) {
-        self.state.store(Arc::new(State { active, shadow }));
+    fn put(
+        &self,
+        active: Compiled,
+        shadow: Option<Shadow>,
+        lessons: &Lessons,
+        at: Option<SystemTime>,
+    ) {
+        self.state.store(Arc::new(State {
+            active,
+            shadow,
+            lessons: lessons.clone(),
+            at,
+        }));
         // After the swap: whoever sees the new number finds the new policy.
         self.generation.fetch_add(1, Ordering::Release);
     }
@@ -198,7 +263,11 @@ impl Authorizer for Acl {
 
     fn grants(&self, who: &Snapshot) -> Arc<dyn Grants> {
         let state = self.state.load();
-        let active = state.active.grants(who);
+        let active = match state.lessons.widen(state.active.grants(who), who, state.at) {
+            // A candidate is compared with the policy, which is not what decides here.
+            Ok(widened) => return widened,
+            Err(active) => active,
+        };
         match &state.shadow {
             None => active,
             Some(shadow) => shadow.beside(active, who),

@@ -133,11 +133,7 @@ impl Trie {
         };
         trie.node();
         for (number, rule) in rules {
-            if let Some(asked) = Asked::of(rule.act) {
-                trie.insert(&rule.levels, asked, rule.effect, number);
-            } else if let Some(group) = rule.levels.first() {
-                trie.shares.push((group.clone(), rule.effect, number));
-            }
+            trie.add(&rule.levels, rule.act, rule.effect, number);
         }
         trie.slots_used = trie.find_slots();
         trie.nodes.shrink_to_fit();
@@ -149,6 +145,15 @@ impl Trie {
     /// How many nodes there are: a measure of its memory.
     pub(crate) fn size(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// Adds a rule about topics, or about a group, which is its first level.
+    pub(crate) fn add(&mut self, levels: &[Level], act: Act, effect: Effect, rule: u32) {
+        if let Some(asked) = Asked::of(act) {
+            self.insert(levels, asked, effect, rule);
+        } else if let Some(group) = levels.first() {
+            self.shares.push((group.clone(), effect, rule));
+        }
     }
 
     /// Adds a rule about topics.

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{policy, who};
-use portcullis_acl::tools::{diff, expect, explain, junit, lint};
+use portcullis_acl::tools::{diff, diff_live, expect, explain, junit, lint};
 use portcullis_acl::{Act, Policy, Source, Sources};
 use portcullis_core::hook::Cover;
 
@@ -335,4 +335,36 @@ fn a_subscription_tells_how_much_is_covered() {
         let said: Cover = said.cover.unwrap();
         assert!(format!("{said:?}").starts_with(cover), "{filter}: {said:?}");
     }
+}
+
+/// For live clients the values, roles and conditions are their own.
+#[test]
+fn a_live_diff_is_about_the_clients_that_are_there() {
+    let old = policy(
+        "p, role:device, d/{name}/#, publish, allow\np, role:device, workers, share, allow\n\
+         p, role:night, lamp, publish, allow, listener == 'inside'\ng, cert:a, role:device\n\
+         g, cert:b, role:device\ng, cert:b, role:night\n",
+    );
+    let new = policy(
+        "p, role:device, d/{name}/data, publish, allow\np, role:night, lamp, publish, allow\n\
+         g, cert:a, role:device\ng, cert:b, role:device\ng, cert:b, role:night\n",
+    );
+    let clients = [
+        who("cert:a", "1", &[]),
+        who("cert:a", "2", &[]),
+        who("cert:b", "3", &[]),
+        who("user:none", "4", &[]),
+    ];
+    let changes = diff_live(&old, &new, &clients, std::time::SystemTime::UNIX_EPOCH);
+    let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        [
+            "cert:a loses publish d/a/#, for example d/a",
+            "cert:a loses share workers",
+            "cert:b gains publish lamp",
+            "cert:b loses publish d/b/#, for example d/b",
+            "cert:b loses share workers",
+        ]
+    );
 }

@@ -42,6 +42,7 @@ pub(crate) enum Kind {
     Resumed,
     Administration,
     ModuleFailed,
+    Learned,
     Summary,
     Other,
 }
@@ -69,6 +70,7 @@ impl Kind {
             Self::Resumed => "resumed",
             Self::Administration => "administration",
             Self::ModuleFailed => "module-failed",
+            Self::Learned => "learned",
             Self::Summary => "summary",
             Self::Other => "other",
         }
@@ -268,6 +270,9 @@ pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Rec
                 .text("rule", rule);
             facts.code(ReasonCode::NotAuthorized);
         }
+        Event::Learned { who, action, topic } => {
+            facts.who(who).text("topic", topic).text("action", action);
+        }
         Event::StoredWithheld {
             author,
             topic,
@@ -332,6 +337,7 @@ fn kind_of(event: &Event<'_>) -> Kind {
         Event::Stopping => Kind::Stop,
         Event::Reloaded { .. } => Kind::Reload,
         Event::ConnectionRefused { .. } => Kind::Refuse,
+        Event::Learned { .. } => Kind::Learned,
         Event::Connected { .. } => Kind::Connect,
         Event::Disconnected { .. } => Kind::Disconnect,
         Event::Subscribed { .. } => Kind::Subscribe,

@@ -383,6 +383,12 @@ impl Broker {
         })
     }
 
+    /// Who has a session, connected or not: what the policy knows of each.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Snapshot> {
+        self.engine.inspect(|view| Some(view.who.clone()))
+    }
+
     /// Ends connections; their sessions stay, their wills are published. Returns how many.
     pub fn kick(&self, chosen: impl Fn(&Snapshot) -> bool) -> usize {
         let close = Close {

@@ -35,7 +35,9 @@ use toml::de::DeTable;
 
 pub use identity::{Auth, CertificateName, ClientIdRule, JwtIssuer, JwtKeys, Require};
 pub use limits::{Limits, Mqtt};
-pub use listener::{Bind, ClientAuth, ClientCa, Listener, Method, Security, Sni, Tls, Transport};
+pub use listener::{
+    Bind, ClientAuth, ClientCa, Learn, Listener, Method, Security, Sni, Tls, Transport,
+};
 pub use problem::{Position, Problem, Problems};
 pub use remote::{Connection, Introspection, JwksUrl, Webhook};
 pub use units::{ByteRate, Rate};

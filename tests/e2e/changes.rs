@@ -166,6 +166,89 @@ fn a_draft_from_the_record_lets_clients_do_what_they_were_refused() {
     assert_eq!(device.subscribe(&["plant/device-1/set"], 1), [1]);
 }
 
+/// Before a change is made: who of those that are there gains or loses what?
+#[test]
+fn a_diff_can_be_asked_for_the_principals_of_a_running_broker() {
+    let broker = Broker::start(|_| ());
+    let config = broker.setup.config();
+    let config = config.to_str().unwrap();
+    let next = broker.setup.path("next.csv");
+    let policy = POLICY.replace("devices/{name}/telemetry", "devices/{name}/{cert.cn}");
+    fs::write(&next, policy + "p, user:bob, bob, publish, allow\n").unwrap();
+    let arguments = ["policy", "diff", config, next.to_str().unwrap(), "--live"];
+    let nobody = broker.ask(&arguments).succeeded().out;
+    assert_eq!(nobody.trim(), "nobody gains or loses anything");
+    let _device = broker.device(V5, "device-1");
+    let _anna = broker.user(V5, "anna", ANNA);
+    let said = broker.ask(&arguments).succeeded().out;
+    assert_eq!(
+        said,
+        "cert:device-1 gains publish devices/device-1/device-1\n\
+         cert:device-1 loses publish devices/device-1/telemetry\n",
+        "bob is not there, and anna keeps what she has"
+    );
+}
+
+/// A listener that learns is loud, bounded in topics and time, and feeds `policy learn`.
+#[test]
+fn a_listener_learns_within_its_topics_until_its_time_is_over() {
+    let soon = OffsetDateTime::from(SystemTime::now() + Duration::from_secs(6));
+    let soon = soon
+        .replace_nanosecond(0)
+        .unwrap()
+        .format(&Rfc3339)
+        .unwrap();
+    let learn = format!("[listener.learn]\nuntil = \"{soon}\"\ntopics = [\"plant/#\"]\n");
+    let broker = Broker::start(|setup| {
+        setup.listeners += &learn;
+        setup.policy = "p, *, plant/doors, publish, deny\np, *, lab/a, publish, allow\n".to_owned();
+    });
+    assert!(
+        broker.log.text().contains("LEARNS until"),
+        "{}",
+        broker.log.text()
+    );
+    broker.record("administration", &[("action", "LEARNING on local")]);
+    let mut anna = broker.user(V5, "anna", ANNA);
+    assert_eq!(anna.subscribe(&["plant/anna/set"], 1), [1]);
+    assert_eq!(anna.publish("plant/anna/set", "taught", 1), 0x00);
+    assert_eq!(anna.payload(), "taught");
+    assert_ne!(anna.retain("plant/anna/state", "kept", 1), 0x87);
+    assert_eq!(
+        anna.publish("plant/doors", "", 1),
+        0x87,
+        "a deny line holds"
+    );
+    assert_eq!(anna.publish("elsewhere", "", 1), 0x87, "beyond the topics");
+    assert_eq!(anna.subscribe(&["#"], 1), [0x87]);
+    // Another listener of the same broker learns nothing.
+    let mut device = broker.device(V5, "device-1");
+    assert_eq!(device.publish("plant/x", "", 1), 0x87);
+    let noted = [("principal", "user:anna"), ("action", "retain")];
+    broker.record("learned", &noted);
+    let draft = broker.ask(&["policy", "learn"]).succeeded().out;
+    for line in [
+        "plant/anna/set, publish, allow",
+        "plant/anna/set, subscribe, allow",
+    ] {
+        assert!(draft.contains(line), "{line}: {draft}");
+    }
+    broker.record(
+        "administration",
+        &[("action", "no listener is learning any more")],
+    );
+    broker.record("suspended", &[("filter", "plant/anna/set")]);
+    assert_eq!(anna.publish("plant/anna/set", "", 1), 0x87);
+    // What was stored under it is withheld.
+    broker
+        .replace_policy("p, *, plant/#, subscribe, allow\np, *, plant/end, publish, allow\n")
+        .unwrap();
+    let mut reader = broker.device(V5, "device-1");
+    reader.subscribe(&["plant/anna/state", "plant/end"], 1);
+    reader.publish("plant/end", "end", 1);
+    assert_eq!(reader.payload(), "end");
+}
+
 /// The hash of the policy stands in the log, in `status`, in the metrics and in every record, those
 /// that the record writes about itself included.
 #[test]

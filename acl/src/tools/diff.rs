@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::SystemTime;
 
+use portcullis_core::hook::Snapshot;
+
+use super::{effective, plain};
 use crate::algebra::{View, ask, symbolic, symbolic_filter};
 use crate::policy::{Act, Effect, Policy, PolicyRule};
 use crate::trie::{Asked, NONE, Trie, Values};
@@ -106,19 +110,63 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     changes
 }
 
+/// What changes for these clients at a time: with their own values, roles and conditions, and for
+/// the smallest message. Each change once for a principal, however many sessions it has.
+#[must_use]
+pub fn diff_live(old: &Policy, new: &Policy, clients: &[Snapshot], at: SystemTime) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for who in clients {
+        let sides = [old, new].map(|policy| Side::of_client(policy, who, at));
+        let [before, after] = &sides;
+        compare(who.principal().as_str(), before, after, &mut changes);
+    }
+    changes.sort();
+    changes.dedup();
+    changes
+}
+
 /// One policy as one subject sees it.
 struct Side<'a> {
-    policy: &'a Policy,
     own: bool,
     roles: Vec<&'a str>,
     /// Of all its lines.
     conditions: Vec<&'a str>,
-    rules: Vec<(u32, &'a PolicyRule)>,
+    lines: Vec<Line>,
     trie: Trie,
     values: Vec<Option<Box<str>>>,
 }
 
+/// A line that counts, and its pattern as the subject sees it.
+struct Line {
+    act: Act,
+    effect: Effect,
+    pattern: String,
+}
+
 impl<'a> Side<'a> {
+    /// As a client sees it, with its own values.
+    fn of_client(policy: &'a Policy, who: &Snapshot, at: SystemTime) -> Self {
+        let mut trie = Trie::new([]);
+        let mut lines = Vec::new();
+        for rule in effective(policy, who, Some(at)) {
+            let Some(pattern) = rule.filter else { continue };
+            trie.add(&plain(&pattern), rule.act, rule.effect, rule.rule.0);
+            lines.push(Line {
+                act: rule.act,
+                effect: rule.effect,
+                pattern,
+            });
+        }
+        Self {
+            own: true,
+            roles: Vec::new(),
+            conditions: Vec::new(),
+            lines,
+            trie,
+            values: Vec::new(),
+        }
+    }
+
     fn new(policy: &'a Policy, name: &str, when: Option<&str>) -> Self {
         let start = policy.subjects.find(name);
         let mut open: Vec<u32> = start.into_iter().chain(policy.subjects.find("*")).collect();
@@ -152,11 +200,17 @@ impl<'a> Side<'a> {
             .collect();
         Self {
             conditions,
-            policy,
             own: start.is_some_and(|subject| !policy.own_rules(subject).is_empty()),
             roles: others,
             trie: Trie::new(rules.iter().copied()),
-            rules,
+            lines: rules
+                .iter()
+                .map(|(_, rule)| Line {
+                    act: rule.act,
+                    effect: rule.effect,
+                    pattern: symbolic_filter(&rule.levels, &policy.slots),
+                })
+                .collect(),
             values: symbolic(&policy.slots),
         }
     }
@@ -170,12 +224,11 @@ impl<'a> Side<'a> {
 
 fn compare(name: &str, before: &Side<'_>, after: &Side<'_>, changes: &mut Vec<Change>) {
     for (kind, giving) in [(Kind::Gains, after), (Kind::Loses, before)] {
-        for (_, rule) in &giving.rules {
-            let pattern = symbolic_filter(&rule.levels, &giving.policy.slots);
-            if rule.act == Act::Share {
-                groups(name, kind, rule, &pattern, before, after, changes);
-            } else if rule.effect == Effect::Allow {
-                topics(name, kind, rule.act, &pattern, before, after, changes);
+        for line in &giving.lines {
+            if line.act == Act::Share {
+                groups(name, kind, &line.pattern, before, after, changes);
+            } else if line.effect == Effect::Allow {
+                topics(name, kind, line.act, &line.pattern, before, after, changes);
             }
         }
     }
@@ -222,7 +275,6 @@ fn topics(
 fn groups(
     name: &str,
     kind: Kind,
-    rule: &PolicyRule,
     pattern: &str,
     before: &Side<'_>,
     after: &Side<'_>,
@@ -239,7 +291,7 @@ fn groups(
         changes.push(Change {
             subject: name.to_owned(),
             kind,
-            act: rule.act,
+            act: Act::Share,
             pattern: pattern.to_owned(),
             example: group.to_owned(),
             inexact: false,

@@ -6,7 +6,7 @@ use std::fmt;
 use portcullis_core::hook::{Cover, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
-use super::{Circumstances, Effective, effective, rules, substituted};
+use super::{Circumstances, Effective, effective, plain, rules, substituted};
 use crate::algebra::{self, View};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
@@ -316,18 +316,6 @@ fn overlaps(rule: &Effective, filter: &str) -> bool {
         asked: Asked::Receive,
     };
     algebra::ask(filter, &[view]).has(1)
-}
-
-/// A filter without placeholders as levels.
-fn plain(filter: &str) -> Vec<Level> {
-    filter
-        .split('/')
-        .map(|level| match level {
-            "+" => Level::Any,
-            "#" => Level::Rest,
-            _ => Level::Literal(level.into()),
-        })
-        .collect()
 }
 
 fn values(policy: &Policy, who: &Snapshot, rules: &[&Effective]) -> Vec<(String, Option<String>)> {

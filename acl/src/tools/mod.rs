@@ -21,7 +21,7 @@ use crate::cond;
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Policy, PolicyRule};
 
-pub use diff::{Change, Kind, diff};
+pub use diff::{Change, Kind, diff, diff_live};
 pub use expect::{Case, Failure, Report, junit};
 pub use explain::{Explanation, explain};
 pub use learn::{Draft, Observed, learn};
@@ -222,4 +222,16 @@ pub(crate) fn substituted(policy: &Policy, rule: &PolicyRule, who: &Snapshot) ->
         });
     }
     Some(levels.join("/"))
+}
+
+/// A filter without placeholders as levels.
+pub(crate) fn plain(filter: &str) -> Vec<Level> {
+    filter
+        .split('/')
+        .map(|level| match level {
+            "+" => Level::Any,
+            "#" => Level::Rest,
+            _ => Level::Literal(level.into()),
+        })
+        .collect()
 }

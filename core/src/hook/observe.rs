@@ -132,6 +132,16 @@ pub enum Event<'a> {
         /// The rule, in words, or why else.
         rule: &'a str,
     },
+    /// Something was allowed for the first time because a listener is learning, by no line of the
+    /// policy.
+    Learned {
+        /// Who.
+        who: &'a Snapshot,
+        /// `publish`, `retain`, `will` or `subscribe`.
+        action: &'a str,
+        /// Where; for `subscribe` the filter.
+        topic: &'a str,
+    },
     /// A stored message (queued, retained, a will) was withheld at delivery.
     StoredWithheld {
         /// Who wrote it.

@@ -1,6 +1,7 @@
 //! `[[listener]]`: where clients come in, over what, and with which credentials.
 
 mod bind;
+mod learn;
 mod methods;
 mod tls;
 
@@ -16,6 +17,8 @@ use super::section::{Placed, Section, Source};
 use super::{InputFile, is_loopback};
 
 use bind::{read_bind, read_proxies, read_transport};
+pub use learn::Learn;
+use learn::{check_learn, read_learn};
 use methods::{offered, read_methods, warn_of_nobody};
 use tls::read_tls;
 pub use tls::{ClientAuth, ClientCa, Sni, Tls};
@@ -36,6 +39,8 @@ pub struct Listener {
     pub security: Security,
     /// The credentials that are looked at; all of them are configured.
     pub methods: BTreeSet<Method>,
+    /// Until when, and within which topics, it learns; `None`: it does not.
+    pub learn: Option<Learn>,
     /// Where the bind address stands in the file.
     pub at: Position,
 }
@@ -170,6 +175,7 @@ fn read_listener(section: &mut Section<'_>, auth: &Auth, auth_at: Position) -> O
         None
     };
     tls_section.finish();
+    let learn = read_learn(section);
 
     let (name, bind) = (name?, bind?);
     if remote.value && !plaintext.value {
@@ -210,6 +216,7 @@ fn read_listener(section: &mut Section<'_>, auth: &Auth, auth_at: Position) -> O
         );
     }
     check_security(section, &bind, &security, remote.value);
+    check_learn(section, learn.as_ref(), &bind.value, &security);
     let offered = offered(&bind.value, &security, auth);
     let methods = match methods {
         None => offered,
@@ -223,6 +230,7 @@ fn read_listener(section: &mut Section<'_>, auth: &Auth, auth_at: Position) -> O
         trusted_proxies,
         security,
         methods,
+        learn,
         at: bind.at,
     })
 }
