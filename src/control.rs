@@ -426,6 +426,12 @@ impl Control {
     }
 }
 
+/// Removes the socket: nobody answers there any more.
+pub fn unbind(data_dir: &Path) {
+    // One that stays is replaced at the next start.
+    let _ = std::fs::remove_file(socket_path(data_dir));
+}
+
 /// Binds the socket.
 ///
 /// # Errors

@@ -55,7 +55,11 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         Ok(fits) => tracing::info!(connections = fits, "descriptors leave room"),
         Err(warning) => tracing::warn!("{warning}"),
     }
-    let _lock = lock(&config.data_dir).map_err(one)?;
+    if let Err(warning) = wiring::forbid_core_dumps() {
+        tracing::warn!("{warning}");
+    }
+    let data_dir = config.data_dir.clone();
+    let _lock = lock(&data_dir).map_err(one)?;
     let stop = Arc::new(Notify::new());
     let control_socket = control::bind(&config.data_dir).map_err(|error| {
         let path = control::socket_path(&config.data_dir);
@@ -102,6 +106,7 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         task.abort();
     }
     running.broker.stop().await;
+    control::unbind(&data_dir);
     let audit = Arc::clone(&running.audit);
     // Blocks until the last record is on disk.
     let written = tokio::task::spawn_blocking(move || audit.stop(Now::read())).await;

@@ -599,6 +599,21 @@ pub fn store_path(config: &Config) -> PathBuf {
     config.data_dir.join("store")
 }
 
+/// Says that this process leaves no core dump: keys and payloads would be in it.
+///
+/// # Errors
+///
+/// A warning: the system does not take it.
+pub fn forbid_core_dumps() -> Result<(), String> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)
+        .map_err(|error| format!("a crash may leave keys in a core dump: {error}"))
+}
+
 /// Raises the limit of open files to the hard one and says what fits.
 ///
 /// # Errors

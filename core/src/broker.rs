@@ -11,7 +11,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::bus::{Bus, Native};
-use crate::clock::Now;
-use crate::engine::{Close, Engine};
+use crate::clock::{CALENDAR, Now};
+use crate::engine::{Close, Engine, Watch};
 use crate::gate::{self, Bound, Endpoint, Gate, Listener};
 use crate::guard::Subject;
 use crate::hook::{Admission, Authenticator, Authorizer, Event, Modules, Observer, Snapshot};
@@ -170,7 +170,9 @@ impl Builder {
             sessions,
             retained,
             unrouted,
+            clock,
         } = recovered;
+        CALENDAR.not_before(clock, (SystemTime::now(), Instant::now()));
         let bus = self.bus.unwrap_or_else(|| {
             let (settings, metrics) = (Arc::clone(&settings), Arc::clone(&modules.metrics));
             Arc::new(match &journal {
@@ -211,6 +213,7 @@ async fn tend(
 ) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut watch = Watch::default();
     for count in 0u64.. {
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
@@ -220,10 +223,11 @@ async fn tend(
         if engine.wants_compaction() {
             let engine = Arc::clone(&engine);
             // Walks over everything that lives: not for the threads of the connections.
-            if let Err(error) = tokio::task::spawn_blocking(move || engine.compact()).await {
+            if let Err(error) = tokio::task::spawn_blocking(move || engine.compact(now)).await {
                 tracing::error!(%error, "compaction of the store failed");
             }
         }
+        watch.look(&engine, &CALENDAR, now);
         engine.tick(now);
         sys.tend(&engine, now);
         if count.is_multiple_of(5) {

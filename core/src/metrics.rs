@@ -93,6 +93,8 @@ metrics! {
     dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";
     retained_refused: "counter", "Retained messages refused because the store is full.";
     store_refused: "counter", "Messages refused because the durable store is full or has failed.";
+    store_full: "gauge", "1 while the durable store takes nothing new: full, or failed.";
+    clock_jumps: "counter", "Jumps of the system's calendar by more than a minute.";
     slow_consumers: "counter", "Connections ended because the receiver made no progress.";
     limits_hit: "counter", "Times that a limit slowed, refused or ended something.";
     takeovers: "counter", "Connections ended because their client connected again.";

@@ -54,6 +54,8 @@ const ROWS: &[Row] = &[
     ("retained messages/count", |f| {
         number(f.metrics.retained_messages.value())
     }),
+    ("store/full", |f| number(f.metrics.store_full.value())),
+    ("clock/jumps", |f| number(f.metrics.clock_jumps.value())),
     ("store/messages/count", |f| {
         let queued = f.metrics.queued_messages.value();
         number(queued + f.metrics.retained_messages.value())

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -293,9 +294,31 @@ fn a_key_file_holds_32_bytes_or_their_hexadecimal_digits() {
         (Vec::new(), false),
     ] {
         fs::write(&path, &content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let key = Key::read(&path);
         assert_eq!(key.is_ok(), good, "{content:?}");
         assert!(key.is_err() || format!("{key:?}") == "Ok(Key(..))");
+    }
+}
+
+#[test]
+fn a_key_file_is_for_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    fs::write(&path, [1; 32]).unwrap();
+    for (mode, good) in [
+        (0o600, true),
+        (0o400, true),
+        (0o640, false),
+        (0o604, false),
+        (0o602, false),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let key = Key::read(&path);
+        assert_eq!(key.is_ok(), good, "{mode:o}");
+        if let Err(error) = key {
+            assert!(error.to_string().contains("chmod 600"), "{error}");
+        }
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct Setup {
     pub(crate) acl: String,
     pub(crate) mqtt: String,
     pub(crate) limits: String,
+    /// `[audit]` after its path.
+    pub(crate) audit: String,
     /// Whole sections.
     pub(crate) more: String,
     pub(crate) policy: String,
@@ -103,6 +105,7 @@ leeway = \"1 s\"
             // Tests fail to log in more often than people.
             limits: "connect-rate-per-ip = \"1000/s\"\nauth-failures-per-ip = \"1000/s\"\n"
                 .to_owned(),
+            audit: String::new(),
             more: String::new(),
             policy: POLICY.to_owned(),
         }
@@ -135,6 +138,7 @@ leeway = \"1 s\"
             text += "[durability]\nmode = \"memory\"\n";
         }
         text += "[audit]\npath = \"audit\"\n";
+        text += &self.audit;
         text += &self.more;
         fs::write(self.config(), text).unwrap();
         fs::write(self.path("policy.csv"), &self.policy).unwrap();
@@ -432,6 +436,10 @@ impl Broker {
 
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
         self.addresses[listener]
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

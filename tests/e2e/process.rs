@@ -149,3 +149,17 @@ fn the_log_can_be_json_for_machines() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_process_with_keys_leaves_no_core_dump_and_after_a_clean_end_no_socket() {
+    let mut broker = Broker::start(|_| ());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", broker.id())).unwrap();
+    let core = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"));
+    let words: Vec<_> = core.unwrap().split_whitespace().collect();
+    assert_eq!(words[4..6], ["0", "0"]);
+    assert!(broker.setup.path("data/control.sock").exists());
+    assert!(broker.terminate().success());
+    assert!(!broker.setup.path("data/control.sock").exists());
+}

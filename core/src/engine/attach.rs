@@ -186,7 +186,8 @@ impl Engine {
         let ticket = routing
             .write(
                 if id.is_durable() { id } else { known },
-                false,
+                // Who comes back takes what waits and so makes room: a full store lets it in.
+                known.is_durable(),
                 &mut |steps| {
                     if !id.is_durable() {
                         steps.ended(known);

@@ -20,12 +20,14 @@ mod share;
 mod subscribe;
 mod table;
 mod tree;
+mod watch;
 mod will;
 
 pub(crate) use attach::{Admitted, Attached, Fate, NotAttached, Receipt};
 pub(crate) use link::{Close, NewLink, Taken};
 pub(crate) use session::{Session, Tickets, Will};
 pub(crate) use tree::Matched;
+pub(crate) use watch::Watch;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

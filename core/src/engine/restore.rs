@@ -153,13 +153,14 @@ impl Engine {
 
     /// Writes everything that lives again, session by session, so that what is older can go. Others
     /// go on meanwhile: what happens to a session after its turn is written after it.
-    pub(crate) fn compact(&self) {
+    pub(crate) fn compact(&self, now: Now) {
         let Some(journal) = &self.journal else {
             return;
         };
         journal.begin_round();
         let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
-        let mut complete = true;
+        let clock = |steps: &mut Steps<'_, '_>| steps.clock(now.unix_millis());
+        let mut complete = journal.write(true, &mut { clock }).is_ok();
         for session in sessions {
             // The writer takes so much at a time; meanwhile others go on. And a message that is being
             // routed is written by its publisher's session until everybody has it: what is written

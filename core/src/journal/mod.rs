@@ -48,6 +48,7 @@ mod kind {
     pub(super) const UNRETAINED: u8 = 16;
     pub(super) const WILL_OVER: u8 = 17;
     pub(super) const ROUTED: u8 = 18;
+    pub(super) const CLOCK: u8 = 19;
 }
 
 /// Compact when the log has grown to this multiple of what the last round left, but not before it is
@@ -213,6 +214,11 @@ impl Journal {
     /// Whether much more can be appended before the disk has taken what waits.
     pub(crate) fn has_room(&self) -> bool {
         !matches!(self.log.is_full(), Some(Full::Buffer))
+    }
+
+    /// Why nothing new is taken, if so. A disk that is only slow does not count.
+    pub(crate) fn full(&self) -> Option<Full> {
+        self.log.is_full().filter(|full| *full != Full::Buffer)
     }
 
     /// Bytes in the log.
@@ -412,6 +418,11 @@ impl Steps<'_, '_> {
     pub(crate) fn retained(&mut self, message: &Stored<Message>) {
         let message = self.message(message);
         self.batch.record(kind::RETAINED, |out| out.u64(message));
+    }
+
+    /// What the calendar says, milliseconds since the Unix epoch: a restart does not begin earlier.
+    pub(crate) fn clock(&mut self, millis: u64) {
+        self.batch.record(kind::CLOCK, |out| out.u64(millis));
     }
 
     /// Nothing is retained under this topic any more.

@@ -22,6 +22,8 @@ pub(crate) struct Recovered {
     pub(crate) sessions: Vec<RecoveredSession>,
     pub(crate) retained: Vec<Stored<Message>>,
     pub(crate) unrouted: Vec<Unrouted>,
+    /// The latest moment that was recorded, milliseconds since the Unix epoch.
+    pub(crate) clock: u64,
 }
 
 /// A `QoS` 2 message whose routing the end of the broker cut short: its publisher will not have it
@@ -75,6 +77,7 @@ pub(super) struct Recovery {
     open: HashMap<u64, Open>,
     last: u64,
     last_session: u64,
+    clock: u64,
     /// Records whose message or author is not there.
     dangling: u64,
 }
@@ -133,6 +136,7 @@ impl Recovery {
                 self.retained.remove(take.text()?);
             }
             kind::OPENED => self.opened(take)?,
+            kind::CLOCK => self.clock = self.clock.max(take.u64()?),
             _ => self.step(kind, take)?,
         }
         Some(())
@@ -214,7 +218,9 @@ impl Recovery {
                 session.received.clear();
             }
             kind::LEFT => {
-                session.left = Some(take.u64()?);
+                let left = take.u64()?;
+                self.clock = self.clock.max(left);
+                session.left = Some(left);
                 session.expiry = take.u32()?;
                 session.will_at = take.option()?;
                 if session.will_at.is_none() {
@@ -333,6 +339,7 @@ impl Recovery {
             })
         });
         let recovered = Recovered {
+            clock: self.clock,
             unrouted: unrouted.collect(),
             sessions: self.sessions.into_values().collect(),
             retained: self.retained.into_values().collect(),

@@ -9,6 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::clock::Calendar;
+use crate::engine::Watch;
 use crate::journal::{Journal, Recovered};
 use crate::store::Options;
 
@@ -16,6 +18,8 @@ use crate::store::Options;
 struct Durable {
     world: World,
     dir: TempDir,
+    /// What the calendar had said last, milliseconds since the Unix epoch.
+    clock: u64,
 }
 
 impl Durable {
@@ -39,6 +43,7 @@ impl Durable {
             sessions,
             retained,
             unrouted,
+            clock,
         } = recovered;
         let journal = Arc::new(journal);
         let mut world = World::build(
@@ -52,7 +57,7 @@ impl Durable {
         );
         world.now = now;
         world.engine.restore(sessions, unrouted, now);
-        Self { world, dir }
+        Self { world, dir, clock }
     }
 
     /// `kill -9`, and a new start `span` later.
@@ -288,7 +293,7 @@ fn compaction_keeps_what_lives_and_lets_go_of_the_rest() {
     }
     reader.lose(&before.world);
     let large = before.world.engine.journal.as_ref().unwrap().size();
-    before.world.engine.compact();
+    before.world.engine.compact(before.world.now);
     author.publish(&before.world, "t", "last", qos1(1));
     settled(&mut author, &before.world, 1);
     let journal = Arc::clone(before.world.engine.journal.as_ref().unwrap());
@@ -340,4 +345,81 @@ fn a_refusal_that_a_subscription_left_is_not_the_answer_to_the_next_publish() {
     assert!(after.world.engine.metrics.store_refused.value() > 0);
     let answer = Got::PubAck(2, ReasonCode::NoMatchingSubscribers);
     assert!(got.contains(&answer), "{got:?}");
+}
+
+#[test]
+fn a_store_that_takes_nothing_new_is_told_and_so_is_its_end() {
+    let full = Durable::open_bounded(tempfile::tempdir().unwrap(), Now::read(), 3000);
+    let (world, calendar) = (&full.world, Calendar::new());
+    let mut watch = Watch::default();
+    let how = As::persistent("user:b");
+    subscribed(world, "b", &how, "t", QoS::AtLeastOnce).lose(world);
+    watch.look(&world.engine, &calendar, world.now);
+    assert!(!world.noted("durability"));
+    let mut author = world.connect("a", &As::new("user:a"));
+    author.publish(world, "t", &"x".repeat(2000), qos1(1));
+    author.publish(world, "t", "y", qos1(2));
+    let got = settled(&mut author, world, 2);
+    assert!(
+        got.contains(&Got::PubAck(2, ReasonCode::QuotaExceeded)),
+        "{got:?}"
+    );
+    // What needs no store is served.
+    let mut other = world.connect("o", &As::new("user:o"));
+    other.subscribe(world, "u", QoS::AtLeastOnce);
+    author.publish(world, "u", "z", qos1(3));
+    assert_eq!(other.payloads(world), ["z"]);
+    watch.look(&world.engine, &calendar, world.now);
+    assert!(world.noted("durability"));
+    assert_eq!(world.engine.metrics.store_full.value(), 1);
+    // Taken by its receiver and written anew, it makes room.
+    let mut reader = world.connect("b", &how);
+    settled(&mut reader, world, 1);
+    reader.send(world, &[puback(1)]);
+    world.engine.compact(world.now);
+    let journal = world.engine.journal.as_ref().unwrap();
+    for _ in 0..1000 {
+        if journal.full().is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    watch.look(&world.engine, &calendar, world.now);
+    assert!(world.noted("takes messages again"));
+    assert_eq!(world.engine.metrics.store_full.value(), 0);
+}
+
+#[test]
+fn a_restart_knows_what_the_calendar_said_and_a_jump_is_told() {
+    let before = Durable::new();
+    let (calendar, now) = (Calendar::new(), before.world.now);
+    let mut watch = Watch::default();
+    calendar.reading(now.wall, now.mono);
+    watch.look(&before.world.engine, &calendar, now);
+    assert!(!before.world.noted("calendar"));
+    let back = now.wall - Duration::from_hours(2);
+    let later = now.mono + Duration::from_secs(5);
+    assert_eq!(
+        calendar.reading(back, later),
+        now.wall + Duration::from_secs(5)
+    );
+    watch.look(&before.world.engine, &calendar, now);
+    assert!(before.world.noted("went back by 7205 s"));
+    assert_eq!(before.world.engine.metrics.clock_jumps.value(), 1);
+    let mut any = subscribed(
+        &before.world,
+        "b",
+        &As::persistent("user:b"),
+        "t",
+        QoS::AtLeastOnce,
+    );
+    settled(&mut any, &before.world, 0);
+    before
+        .world
+        .engine
+        .compact(now.after(Duration::from_secs(7)));
+    any.publish(&before.world, "t", "sync", qos1(1));
+    settled(&mut any, &before.world, 2);
+    let after = before.crash(Duration::ZERO);
+    assert_eq!(after.clock, now.after(Duration::from_secs(7)).unix_millis());
 }

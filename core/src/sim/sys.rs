@@ -36,9 +36,10 @@ fn the_sys_tree_says_what_is_and_repeats_only_what_changed() {
         .collect()
     };
     let first = said(&mut watcher, &world);
-    assert_eq!(first.len(), 15);
+    assert_eq!(first.len(), 17);
     assert_eq!(first["clients/connected"], "1");
     assert_eq!(first["subscriptions/count"], "1");
+    assert_eq!(first["store/full"], "0");
     assert_eq!(first["retained messages/count"], "0");
     let offline = As::persistent("user:a");
     world.connect("a", &offline).lose(&world);
@@ -51,7 +52,7 @@ fn the_sys_tree_says_what_is_and_repeats_only_what_changed() {
     assert_eq!(second["clients/total"], "2");
     assert_eq!(second["clients/disconnected"], "1");
     assert_eq!(second["uptime"], "10 seconds");
-    assert_eq!(second["publish/messages/sent"], "15");
+    assert_eq!(second["publish/messages/sent"], "17");
     assert!(!second.contains_key("version") && !second.contains_key("clients/connected"));
 }
 

@@ -6,6 +6,9 @@
 //! torn tail was cut off and written anew, or when a new store is made with the key of an old one.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -16,6 +19,9 @@ use super::StoreError;
 
 /// What AES-256-GCM appends to what it seals.
 pub(super) const TAG: usize = 16;
+
+/// Bytes of a key file that are looked at; more than a key has.
+const LONGEST: usize = 128;
 
 /// A key for AES-256-GCM. Cannot be printed; wiped when dropped.
 #[derive(Clone)]
@@ -34,10 +40,20 @@ impl Key {
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, or has another content.
+    /// A file that cannot be read, that others than its owner may use, or that has another content.
     pub fn read(path: &Path) -> Result<Self, StoreError> {
-        let content = std::fs::read(path).map_err(|source| StoreError::io(path, source))?;
-        let content = Zeroizing::new(content);
+        let failed = |source| StoreError::io(path, source);
+        let mut file = File::open(path).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(StoreError::KeyMode {
+                path: path.to_owned(),
+                mode,
+            });
+        }
+        let mut content = Zeroizing::new(Vec::with_capacity(LONGEST));
+        let mut start = (&mut file).take(LONGEST as u64);
+        start.read_to_end(&mut content).map_err(failed)?;
         if let Ok(bytes) = <[u8; 32]>::try_from(content.as_slice()) {
             return Ok(Self::new(bytes));
         }

@@ -294,6 +294,14 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A key file that others may read or write.
+    #[error("{}: mode {mode:o}: others than its owner may use the key; chmod 600", path.display())]
+    KeyMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Written by another version of the program.
     #[error(
         "{}: format version {found} is unknown to this program, which knows version {}",

@@ -1,0 +1,83 @@
+//! What is told when it changes: a store that takes nothing new, a calendar that jumps. And what the
+//! calendar said is written down now and then, so that a restart does not begin before it.
+
+use std::time::{Duration, Instant};
+
+use crate::clock::{Calendar, Now};
+use crate::hook::Event;
+use crate::store::Full;
+
+use super::Engine;
+
+/// How often the calendar is written down.
+const CLOCK: Duration = Duration::from_mins(1);
+
+/// Told so far.
+#[derive(Default)]
+pub(crate) struct Watch {
+    full: Option<Full>,
+    /// When the calendar was written down last.
+    clock: Option<Instant>,
+}
+
+impl Watch {
+    /// Looks again; called several times a second.
+    pub(crate) fn look(&mut self, engine: &Engine, calendar: &Calendar, now: Now) {
+        if let Some(jump) = calendar.take_jump() {
+            jumped(engine, jump, now);
+        }
+        let Some(journal) = &engine.journal else {
+            return;
+        };
+        let full = journal.full();
+        if full != self.full {
+            self.full = full;
+            filled(engine, full, now);
+        }
+        let due = self.clock.is_none_or(|last| last + CLOCK <= now.mono);
+        if due {
+            self.clock = Some(now.mono);
+            // Lost, it is written again in a minute.
+            let _ = journal.write(true, &mut |steps| steps.clock(now.unix_millis()));
+        }
+    }
+}
+
+fn jumped(engine: &Engine, millis: i64, now: Now) {
+    engine.metrics.clock_jumps.inc();
+    let by = Duration::from_millis(millis.unsigned_abs()).as_secs();
+    let reason = if millis < 0 {
+        format!(
+            "the calendar of the system went back by {by} s; the broker's goes on from where it was, \
+             so that nothing that has expired lives again"
+        )
+    } else {
+        format!("the calendar of the system went forward by {by} s, and so what expires, expires")
+    };
+    tracing::error!("{reason}");
+    tell(engine, "clock", &reason, now);
+}
+
+fn filled(engine: &Engine, full: Option<Full>, now: Now) {
+    engine.metrics.store_full.set(u64::from(full.is_some()));
+    let reason = if let Some(why) = full {
+        let reason = format!("{why}: what would have to be stored is refused (0x97)");
+        tracing::error!("{reason}");
+        reason
+    } else {
+        let reason = "the store takes messages again".to_owned();
+        tracing::info!("{reason}");
+        reason
+    };
+    tell(engine, "durability", &reason, now);
+}
+
+fn tell(engine: &Engine, limit: &str, reason: &str, now: Now) {
+    let event = Event::LimitHit {
+        who: None,
+        peer: None,
+        limit,
+        reason,
+    };
+    engine.modules.observe(&event, now);
+}
