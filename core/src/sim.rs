@@ -12,7 +12,9 @@ mod bus;
 mod chaos;
 mod conformance;
 mod durable;
+mod endings;
 mod flows;
+mod matching;
 mod rules;
 mod sessions;
 mod shared;
@@ -319,6 +321,8 @@ pub(crate) struct As {
     pub(crate) keep_alive: u16,
     pub(crate) will: Option<(&'static str, u32)>,
     pub(crate) will_retain: bool,
+    /// Message Expiry Interval of the will, seconds.
+    pub(crate) will_expiry: Option<u32>,
 }
 
 impl As {
@@ -335,6 +339,7 @@ impl As {
             keep_alive: 60,
             will: None,
             will_retain: false,
+            will_expiry: None,
         }
     }
 
@@ -497,7 +502,7 @@ impl World {
                 self.now.unix_millis(),
             );
             let stored = guard::will(&publication, &subject.rights(modules), modules).unwrap();
-            Will::new(stored, delay, None)
+            Will::new(stored, delay, how.will_expiry)
         });
         let attached = self.engine.attach(
             &id.into(),

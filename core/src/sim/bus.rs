@@ -177,6 +177,10 @@ once_more! {
     (answers, "answers.rs"):
         mqtt_3_1_2_29_answers_say_a_code_and_nothing_more,
         mqtt_4_6_0_acknowledgements_keep_the_order_of_receipt;
+    (endings, "endings.rs"):
+        a_disconnect_may_change_how_long_the_session_lives,
+        a_disconnect_with_will_publishes_it_after_its_delay,
+        a_will_expires_from_when_it_fires_and_goes_to_who_can_take_it;
     (conformance, "conformance.rs"):
         mqtt_3_3_2_what_belongs_to_the_application_is_forwarded_unaltered,
         mqtt_3_3_1_3_dup_is_not_passed_on_and_3_3_1_12_retain_is_not_without_asking,
