@@ -7,8 +7,8 @@ mod common;
 use std::sync::Arc;
 
 use common::{
-    Ca, Leaf, ask, at, attempt, chain, client_params, day, desk, file, named, named_trust,
-    principal, trust, with_certificate,
+    Ca, Leaf, Rsa1024, ask, at, attempt, chain, client_params, constrained, day, desk, file,
+    named_trust, principal, trust, with_certificate,
 };
 use portcullis_auth::{CertificateName, ClientTrust, Desk, Revocation, Settings};
 use portcullis_core::clock::Now;
@@ -17,8 +17,8 @@ use portcullis_core::hook::{
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CrlDistributionPoint, CrlIssuingDistributionPoint,
-    CrlScope, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose,
-    NameConstraints, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    CrlScope, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    SerialNumber,
 };
 
 fn desk_with(name: CertificateName, trust: Arc<ClientTrust>) -> Desk {
@@ -90,20 +90,6 @@ fn only_what_a_configured_ca_issued_for_clients_and_now_is_believed() {
 
 #[test]
 fn the_kinds_of_key_that_tls_signs_with_are_accepted_and_weak_ones_are_not() {
-    struct Rsa1024(Vec<u8>);
-    impl PublicKeyData for Rsa1024 {
-        fn der_bytes(&self) -> &[u8] {
-            &self.0
-        }
-        fn algorithm(&self) -> &'static SignatureAlgorithm {
-            &rcgen::PKCS_RSA_SHA256
-        }
-    }
-    // RSAPublicKey of a 1024-bit odd number and 65537.
-    let mut weak = vec![0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00];
-    weak.extend([0xff; 128]);
-    weak.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-
     let ca = Ca::root("ca");
     let trusted = trust(&[&ca.pem], &[]).unwrap();
     for algorithm in [
@@ -116,7 +102,7 @@ fn the_kinds_of_key_that_tls_signs_with_are_accepted_and_weak_ones_are_not() {
         let der = ca.for_key("pump", &key);
         assert_eq!(judge(&trusted, &chain(&[&der])).unwrap(), "cert:pump");
     }
-    let der = ca.for_key("pump", &Rsa1024(weak));
+    let der = ca.for_key("pump", &Rsa1024::new());
     refused(&trusted, &chain(&[&der]), "1024 bits");
 }
 
@@ -158,22 +144,7 @@ fn chains_are_bounded_and_constraints_hold() {
     ders.extend(cas.iter().map(|ca| &*ca.der));
     refused(&trusted, &chain(&ders), "not valid");
 
-    let mut params = CertificateParams::new([]).unwrap();
-    params.distinguished_name = named("constrained");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.not_before = at(-1);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.name_constraints = Some(NameConstraints {
-        permitted_subtrees: vec![GeneralSubtree::DnsName("plant.example".into())],
-        excluded_subtrees: vec![],
-    });
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &root.issuer).unwrap();
-    let constrained = Ca {
-        pem: certificate.pem(),
-        der: Box::from(certificate.der().as_ref()),
-        issuer: rcgen::Issuer::new(params, key),
-    };
+    let constrained = constrained(&root, "plant.example");
     for (name, good) in [("pump.plant.example", true), ("pump.other.example", false)] {
         let leaf = constrained.client("pump", |params| {
             params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];

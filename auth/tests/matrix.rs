@@ -109,12 +109,63 @@ fn certificates() -> String {
     let leaf = ca.client("pump", |_| {});
     let many: Vec<&[u8]> = (0..11).map(|_| &*leaf.der).collect();
     row("eleven certificates", chain(&many));
+    let mut cas = vec![ca.below("1", 60)];
+    for depth in 2..9 {
+        let next = cas.last().unwrap().below(&depth.to_string(), 60);
+        cas.push(next);
+    }
+    let below = cas.last().unwrap().client("pump", |_| {});
+    let mut deep: Vec<&[u8]> = vec![&below.der];
+    deep.extend(cas.iter().map(|ca| &*ca.der));
+    row("eight CAs above it", chain(&deep));
+    let below = between.client("pump", |_| {});
+    row(
+        "issued by an intermediate CA of `client-ca`, which is not shown",
+        chain(&[&below.der]),
+    );
+    row(
+        "an RSA key of 1024 bits",
+        chain(&[&ca.for_key("pump", &common::Rsa1024::new())]),
+    );
+    row(
+        "an RSA key of 2048 bits",
+        chain(&[&ca.for_key(
+            "pump",
+            &KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap(),
+        )]),
+    );
+    row(
+        "a CA's own, used by a client",
+        ca.client("pump", |params| {
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        })
+        .shown(),
+    );
     row(
         "no common name",
         ca.client("", |params| {
             params.distinguished_name = rcgen::DistinguishedName::new();
         })
         .shown(),
+    );
+    row(
+        "two common names",
+        ca.client("pump", |params| {
+            let name = &mut params.distinguished_name;
+            name.push(rcgen::DnType::CommonName, "pump");
+            name.push(rcgen::DnType::CustomDnType(vec![2, 5, 4, 3]), "other");
+        })
+        .shown(),
+    );
+    row("an empty common name", ca.client("", |_| {}).shown());
+    row("NUL in its name", ca.client("pump\0.evil", |_| {}).shown());
+    row(
+        "a slash in its name",
+        ca.client("area/pump", |_| {}).shown(),
+    );
+    row(
+        "a role as its name",
+        ca.client("role:admin", |_| {}).shown(),
     );
     row("a wildcard as its name", ca.client("*", |_| {}).shown());
     row(
@@ -161,14 +212,56 @@ fn certificates() -> String {
                 })
                 .collect();
         });
-        let case = format!("`principal = \"{kind}\"`, {} such names", sans.len());
+        let case = match sans {
+            [] => "no such name".to_owned(),
+            [one] => format!("{one:?}"),
+            several => format!("{} such names", several.len()),
+        };
+        let case = format!("`principal = \"{kind}\"`, {case}");
         table.row(&case, principal(&desk, &with_certificate(&leaf.shown())));
     };
     names("san-dns", &["pump.example"]);
+    names("san-dns", &["*.example"]);
     names("san-dns", &[]);
     names("san-dns", &["a.example", "b.example"]);
     names("san-uri", &["spiffe://example/pump"]);
+    names("san-uri", &["spiffe://example/\n"]);
     names("san-email", &["pump@example"]);
+
+    // Under CAs with names, and names in a certificate of another CA.
+    let cas = [(Some("plant"), &*ca.pem), (None, &*other.pem)];
+    let desk = common::desk(Settings::default());
+    desk.set_trust("internet", Some(common::named_trust(&cas).unwrap()));
+    for (case, shown) in [
+        (
+            "of a CA that is called `plant`",
+            ca.client("pump", |_| {}).shown(),
+        ),
+        (
+            "of a CA without a name beside it",
+            other.client("pump", |_| {}).shown(),
+        ),
+        (
+            "of that one, with the name `plant/pump`",
+            other.client("plant/pump", |_| {}).shown(),
+        ),
+    ] {
+        table.row(case, principal(&desk, &with_certificate(&shown)));
+    }
+    let constrained = common::constrained(&ca, "plant.example");
+    let desk = common::desk(Settings {
+        certificate: "san-dns".parse().unwrap(),
+        ..Settings::default()
+    });
+    desk.set_trust("internet", Some(trust(&[&ca.pem], &[]).unwrap()));
+    for name in ["pump.plant.example", "pump.other.example"] {
+        let leaf = constrained.client("pump", |params| {
+            params.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+        });
+        let shown = chain(&[&leaf.der, &constrained.der]);
+        let case = format!("`{name}`, below a CA for `plant.example`");
+        table.row(&case, principal(&desk, &with_certificate(&shown)));
+    }
     table.0
 }
 
@@ -197,6 +290,14 @@ fn tokens() -> String {
     };
     let without = |claim: &'static str| signed(&|claims| drop(claims.remove(claim)));
     let good = signed(&|_| {});
+    let hmac = {
+        let header = jsonwebtoken::Header {
+            kid: Some("k1".into()),
+            ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256)
+        };
+        let secret = jsonwebtoken::EncodingKey::from_secret(issuer.public.as_bytes());
+        jsonwebtoken::encode(&header, &claims(|_| {}), &secret).unwrap()
+    };
     row("good", &good);
     row("expired", &set("exp", (common::START - 11).into()));
     row(
@@ -235,6 +336,21 @@ fn tokens() -> String {
         "bound by something else",
         &set("cnf", serde_json::json!({"jkt": "x"})),
     );
+    row("`sub` is empty", &set("sub", "".into()));
+    row("`aud` is a number", &set("aud", 1.into()));
+    row("`exp` is negative", &set("exp", (-1).into()));
+    row("`exp` is beyond all time", &set("exp", 1e300.into()));
+    row(
+        "roles with a kind or a comma, which are ignored",
+        &set("roles", serde_json::json!(["role:admin", "a,b"])),
+    );
+    let [head, _, end] = good.split('.').collect::<Vec<_>>().try_into().unwrap();
+    let other = set("sub", "otto".into());
+    let body = other.split('.').nth(1).unwrap();
+    row(
+        "another's claims under this signature",
+        &format!("{head}.{body}.{end}"),
+    );
     let (rest, _) = good.rsplit_once('.').unwrap();
     row("without its signature", &format!("{rest}."));
     row(
@@ -252,6 +368,29 @@ fn tokens() -> String {
         format!("{}.{rest}", engine.encode(json))
     };
     row("`alg` is `none`", &header(r#"{"alg":"none"}"#));
+    let none = header(r#"{"alg":"nOnE","kid":"k1"}"#);
+    let (head, _) = none.rsplit_once('.').unwrap();
+    row("`alg` is `nOnE`, without a signature", &format!("{head}."));
+    row(
+        "`alg` is `ES256`, of another kind of key",
+        &header(r#"{"alg":"ES256","kid":"k1"}"#),
+    );
+    row("`alg` is missing", &header(r#"{"kid":"k1"}"#));
+    row(
+        "a `kid` that is a path",
+        &header(r#"{"alg":"EdDSA","kid":"../../dev/null"}"#),
+    );
+    row(
+        "a `kid` that is a query",
+        &header(r#"{"alg":"EdDSA","kid":"x' UNION SELECT 'k"}"#),
+    );
+    row(
+        "`jku` and `x5u` in the header, signed by somebody else",
+        &header(
+            r#"{"alg":"EdDSA","kid":"k1","jku":"https://evil.example","x5u":"https://evil.example"}"#,
+        ),
+    );
+    row("the public key as the secret of `HS256`", &hmac);
     row("`alg` is `HS256`", &header(r#"{"alg":"HS256","kid":"k1"}"#));
     row(
         "`crit` in the header",

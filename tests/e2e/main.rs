@@ -31,6 +31,7 @@ mod exchange;
 mod full_disk;
 mod harness;
 mod limits;
+mod oauth;
 mod others;
 mod policy;
 mod process;

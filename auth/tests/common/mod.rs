@@ -18,8 +18,9 @@ use portcullis_core::secret::Secret;
 use portcullis_core::wire::Version;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PublicKeyData, RevokedCertParams, SerialNumber,
+    DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, NameConstraints, PublicKeyData, RevokedCertParams, SerialNumber,
+    SignatureAlgorithm,
 };
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -144,6 +145,49 @@ pub(crate) fn chain(ders: &[&[u8]]) -> ClientCertificate {
 
 pub(crate) fn at(days: i64) -> OffsetDateTime {
     OffsetDateTime::from(day(days))
+}
+
+/// A CA below this one that may name clients under `domain` only.
+pub(crate) fn constrained(ca: &Ca, domain: &str) -> Ca {
+    let mut params = CertificateParams::new([]).unwrap();
+    params.distinguished_name = named("constrained");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.not_before = at(-1);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.name_constraints = Some(NameConstraints {
+        permitted_subtrees: vec![GeneralSubtree::DnsName(domain.into())],
+        excluded_subtrees: vec![],
+    });
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &ca.issuer).unwrap();
+    Ca {
+        pem: certificate.pem(),
+        der: Box::from(certificate.der().as_ref()),
+        issuer: Issuer::new(params, key),
+    }
+}
+
+/// A public key of 1024 bits.
+pub(crate) struct Rsa1024(Vec<u8>);
+
+impl Rsa1024 {
+    /// Of an odd number and 65537.
+    pub(crate) fn new() -> Self {
+        let mut key = vec![0x30, 0x81, 0x89, 0x02, 0x81, 0x81, 0x00];
+        key.extend([0xff; 128]);
+        key.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
+        Self(key)
+    }
+}
+
+impl PublicKeyData for Rsa1024 {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &rcgen::PKCS_RSA_SHA256
+    }
 }
 
 fn ca_params(name: &str, days: i64) -> CertificateParams {
