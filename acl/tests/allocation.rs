@@ -1,10 +1,13 @@
-//! The hot path allocates nothing.
+//! The hot path allocates nothing, and what is kept is small.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
 
 mod common;
 
-use common::{acl, described, filter, name, small};
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use common::{acl, described, filter, name, policy, small, who};
 use portcullis_core::hook::{Action, Authorizer};
 
 #[test]
@@ -50,4 +53,43 @@ p, role:device, sized/x, publish, deny, payload > '100 B'
         let _ = grants.cover(filter("devices/+/x"), &small());
     });
     assert!(counted.count_total > 0);
+}
+
+/// A line of a policy costs at most 1 KiB, compiled for a client that holds them all; a client
+/// costs at most 1 KiB, with a role that thousands share and values of its own.
+#[test]
+fn a_line_and_a_connection_cost_at_most_a_kibibyte_each() {
+    const LINES: usize = 5_000;
+    const CLIENTS: usize = 2_000;
+    let mut text = String::new();
+    for line in 0..LINES - 1 {
+        let _ = writeln!(
+            text,
+            "p, role:device, site-{}/line-{line}/m-{line}/data/+, publish, allow",
+            line % 97
+        );
+    }
+    text.push_str("p, role:device, devices/{name}/#, publish, allow\n");
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| who(&format!("cert:device-{number}"), "c", &["device"]))
+        .collect();
+    let mut kept = None;
+    let counted = allocation_counter::measure(|| {
+        let acl = portcullis_acl::Acl::new(policy(&text));
+        let grants = acl.grants(&clients[0]);
+        kept = Some((acl, grants));
+    });
+    let line = counted.bytes_current / i64::try_from(LINES).unwrap();
+    assert!(line > 0 && line <= 1024, "{line} bytes for a line");
+    let (acl, _) = kept.as_ref().unwrap();
+    let mut held: Vec<Arc<dyn portcullis_core::hook::Grants>> = Vec::with_capacity(CLIENTS);
+    let counted = allocation_counter::measure(|| {
+        held.extend(clients.iter().map(|client| acl.grants(client)));
+    });
+    let connection = counted.bytes_current / i64::try_from(CLIENTS).unwrap();
+    assert!(
+        connection > 0 && connection <= 1024,
+        "{connection} bytes for a connection"
+    );
+    println!("{line} bytes for a line, {connection} for the grants of a connection");
 }

@@ -83,6 +83,23 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
         ("p2, role:x, a, publish, allow", "not with `p2`"),
         ("g2, cert:a, role:x", "not with `g2`"),
         ("; a comment", "begin comments with #"),
+        // Casbin would run these, for ever or into a panic; here they are no conditions.
+        (
+            "p, role:x, a, publish, allow, 1/0 == 1",
+            "`/` does not belong in a condition",
+        ),
+        (
+            "p, role:x, a, publish, allow, eval(p.rule)",
+            "`eval` is not a word of conditions",
+        ),
+        (
+            "p, role:x, a, publish, allow, r.sub == 'x'",
+            "`r.sub` is not a word of conditions",
+        ),
+        (
+            "p, role:x, a, publish, allow, loop{}",
+            "`{` does not belong in a condition",
+        ),
         // Subjects have a kind.
         ("p, x, a, publish, allow", "the subject `x` has no kind"),
         ("p, , a, publish, allow", "the subject `` has no kind"),
@@ -141,7 +158,11 @@ fn a_mistake_is_named_with_file_line_and_remedy() {
     ] {
         let said = errors(&format!("{GOOD}{line}\n"));
         assert!(said.iter().any(|e| e.contains(says)), "{line}: {said:#?}");
-        assert!(said[0].starts_with("policy.csv:"), "{said:?}");
+        for error in said {
+            assert!(error.starts_with("policy.csv:"), "a place: {error}");
+            let remedy = error.split_once("; ").map_or("", |(_, remedy)| remedy);
+            assert!(!remedy.is_empty(), "a remedy: {error}");
+        }
     }
 }
 

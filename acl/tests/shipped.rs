@@ -27,6 +27,40 @@ fn every_set_passes_its_tests_and_lint() {
     }
 }
 
+/// Expectations that no missing line fails are decoration: without any one of its lines, each deny
+/// above all, a set fails its own tests. The broker's own statistics are not a client's business.
+#[test]
+fn every_line_of_a_set_is_needed_by_its_tests() {
+    for set in ["default", "healthcare", "industrial"] {
+        let dir = shipped(set);
+        let text = std::fs::read_to_string(dir.join("policy.csv")).unwrap();
+        let tests = std::fs::read_to_string(dir.join("tests.toml")).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let mut idle = Vec::new();
+        for (number, line) in lines.iter().enumerate() {
+            let rule = line.starts_with("p,") || line.starts_with("g,");
+            if !rule || line.starts_with("p, system:sys,") {
+                continue;
+            }
+            let without: Vec<&str> = lines
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != number)
+                .map(|(_, line)| *line)
+                .collect();
+            let sources = Sources {
+                policies: vec![Source::new("policy.csv", without.join("\n"))],
+                ..Sources::default()
+            };
+            let policy = Policy::load(&sources).unwrap().policy;
+            if expect::check("tests.toml", &tests, &policy).passed() {
+                idle.push(format!("{set}:{}: {line}", number + 1));
+            }
+        }
+        assert_eq!(idle, Vec::<String>::new());
+    }
+}
+
 #[test]
 fn what_the_program_carries_is_what_is_shipped() {
     let sources = Sources {

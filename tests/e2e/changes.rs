@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::client::V5;
-use crate::harness::{ANNA, Broker, POLICY, audit_text};
+use crate::harness::{ANNA, Broker, POLICY, Setup, audit_text};
 
 /// A candidate that takes the lab away and gives `new/#` instead.
 fn candidate() -> String {
@@ -66,6 +66,10 @@ fn a_broken_candidate_keeps_the_old_one_and_is_named() {
     fs::write(path, "p, *, lab/#, publish, Deny\n").unwrap();
     let line = broker.reload().unwrap_err();
     assert!(line.contains("shadow"), "{line}");
+    // Nor would a broker start with it.
+    let said = broker.ask(&["check"]).failed().all();
+    assert!(said.contains("shadow policy: "), "{said}");
+    assert!(said.contains("candidate.csv:1: "), "{said}");
     let mut anna = broker.user(V5, "anna", ANNA);
     assert_eq!(anna.publish("new/a", "", 1), 0x87);
     let report = broker.ask(&["policy", "shadow"]).succeeded().out;
@@ -247,6 +251,33 @@ fn a_listener_learns_within_its_topics_until_its_time_is_over() {
     reader.subscribe(&["plant/anna/state", "plant/end"], 1);
     reader.publish("plant/end", "end", 1);
     assert_eq!(reader.payload(), "end");
+}
+
+/// Whoever forgets it is told, and nobody can say that it shall learn for ever.
+#[test]
+fn check_warns_of_a_listener_that_learns_and_refuses_one_that_would_for_long() {
+    for (days, topic, code, says) in [
+        (6, "plant/#", 0, "LEARNS until"),
+        (8, "plant/#", 1, "would learn for more than seven days"),
+        (
+            6,
+            "plant/{name}",
+            1,
+            "is not a topic filter without placeholders",
+        ),
+    ] {
+        let end = OffsetDateTime::from(SystemTime::now() + Duration::from_hours(24 * days));
+        let end = end.format(&Rfc3339).unwrap();
+        let mut setup = Setup::new();
+        let learn = format!("[listener.learn]\nuntil = \"{end}\"\ntopics = [\"{topic}\"]\n");
+        setup.listeners += &learn;
+        setup.write();
+        let config = setup.config();
+        let said = setup.portcullis(&["check", "--config", config.to_str().unwrap()]);
+        assert_eq!(said.code(), Some(code), "{said:?}");
+        assert!(said.all().contains(says), "{said:?}");
+        assert!(said.all().contains("portcullis.toml:"), "{said:?}");
+    }
 }
 
 /// The hash of the policy stands in the log, in `status`, in the metrics and in every record, those

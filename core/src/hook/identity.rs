@@ -209,6 +209,31 @@ impl Snapshot {
 mod tests {
     use super::*;
 
+    /// Casbin gives a subject that is named like a role the role's rights. Nobody can be.
+    #[test]
+    fn a_client_can_never_be_named_like_a_role_or_like_the_broker() {
+        for kind in [
+            "role",
+            "system",
+            "anonymous",
+            "*",
+            "",
+            "Role",
+            "role:x",
+            "ro le",
+        ] {
+            let refused = Principal::vouched(kind, "x");
+            assert_eq!(refused, Err(PrincipalError::Kind), "{kind:?}");
+        }
+        // The kind is what stands before the first colon, whatever the name says.
+        for name in ["role:x", "x,role:x", ":role:x"] {
+            if let Ok(principal) = Principal::vouched("cert", name) {
+                assert_eq!(principal.kind(), "cert", "{name}");
+                assert!(!principal.as_str().starts_with("role:"), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn the_source_of_a_name_is_no_part_of_it() {
         let identity = |source, name| {
