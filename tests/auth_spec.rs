@@ -58,6 +58,9 @@ fn the_documented_commands_make_what_they_say() {
     let shown = shell(directory.path(), "portcullis token inspect anna.jwt");
     assert!(shown.contains("\"tenant\": \"acme\""), "{shown}");
     assert!(there("pki/revoked.txt").ends_with(" pump-17\n"));
+    assert_eq!(there("denied.txt").matches(':').count(), 31);
+    let shown = shell(directory.path(), "portcullis pki show pki/pump-17.pem");
+    assert!(shown.contains("pump-17"), "{shown}");
 }
 
 #[test]

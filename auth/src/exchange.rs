@@ -315,7 +315,7 @@ impl<'a> Bearer<'a> {
     fn acts_for(&self, accepted: Accepted) -> Result<Accepted, Refusal> {
         let principal = &accepted.identity.principal;
         match &self.authorization {
-            Some(other) if **other != *principal.name() => Err(Refusal {
+            Some(other) if **other != *accepted.identity.name() => Err(Refusal {
                 claimed: Some(principal.clone()),
                 ..bad("OAUTHBEARER: the client wants to act as somebody else".to_owned())
             }),

@@ -395,3 +395,36 @@ fn guessing_is_slowed_down_and_refused_and_a_certificate_is_not_asked() {
     first.now.mono += Duration::from_secs(62);
     assert!(refused(step(desk, &first)).1.contains("too many"));
 }
+
+#[test]
+fn a_client_may_name_itself_as_its_token_does_whoever_the_issuer_is() {
+    let setting = Setting::new();
+    let path = file(
+        setting.directory.path(),
+        "two.json",
+        jwks(&[setting.issuer.jwk()]),
+    );
+    let issuer = |name: &str, iss: &str| {
+        let mut issuer = issuer_settings(name, KeySource::JwksFile(path.clone()));
+        issuer.issuer = iss.to_owned();
+        issuer.allowed_roles = Some(vec![]);
+        issuer
+    };
+    let two = desk(Settings {
+        issuers: vec![
+            issuer("id", "https://id.example"),
+            issuer("other", "https://other.example"),
+        ],
+        ..Settings::default()
+    });
+    let judge = |name: &str| {
+        let message = format!("n,a={name},\x01auth=Bearer {}\x01\x01", setting.token());
+        step(&two, &enhanced("OAUTHBEARER", Some(message.as_bytes()), 0))
+    };
+    assert_eq!(accepted(judge("anna")).0, "jwt:id/anna");
+    for name in ["id/anna", "other/anna", "otto"] {
+        challenged(judge(name));
+        let (_, reason) = refused(step(&two, &enhanced("OAUTHBEARER", Some(b"\x01"), 1)));
+        assert!(reason.contains("somebody else"), "{reason}");
+    }
+}

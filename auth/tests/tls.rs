@@ -555,3 +555,24 @@ fn each_name_shows_its_own_certificate_and_others_the_listeners() {
     let error = load(&setting.settings, day(0)).err().unwrap().to_string();
     assert!(error.contains("twice"), "{error}");
 }
+
+#[test]
+fn every_cipher_suite_authenticates_what_it_encrypts() {
+    for client_auth in [ClientAuth::None, ClientAuth::Required] {
+        let config = Setting::new(client_auth).load().config;
+        let suites = &config.crypto_provider().cipher_suites;
+        assert!(suites.len() > 5);
+        for suite in suites {
+            let name = format!("{:?}", suite.suite());
+            assert!(
+                name.contains("_GCM_") || name.contains("CHACHA20_POLY1305"),
+                "{name}"
+            );
+            assert!(
+                name.starts_with("TLS13_") || name.contains("_ECDHE_"),
+                "{name}"
+            );
+        }
+        assert_eq!(config.max_early_data_size, 0);
+    }
+}
