@@ -1,5 +1,6 @@
 //! `store`: looking at what durability has written, and making it open again, without a broker.
 
+use portcullis_core::journal::{Contents, SessionContents, inspect};
 use portcullis_core::store::{Report, check, repair};
 
 use crate::cli::{self, Exit};
@@ -22,20 +23,24 @@ pub fn run(command: &cli::Store) -> Result<Exit, String> {
     if !path.is_dir() {
         return Err(format!("{}: there is no store", path.display()));
     }
-    let report = match command {
-        cli::Store::Check(_) => check(&path, key.as_ref()),
-        cli::Store::Repair(_) => repair(&path, key.as_ref()),
-    };
-    let report = report.map_err(|error| error.to_string())?;
-    print!("{}", words(&report));
-    let after = match command {
-        cli::Store::Repair(_) if !report.is_sound() => {
-            check(&path, key.as_ref()).map_err(|error| error.to_string())?
+    let said = |report: &Report| print!("{}", words(report));
+    let (sound, understood) = match command {
+        cli::Store::Check(_) => {
+            let (report, contents) = inspect(&path, key.as_ref()).map_err(|e| e.to_string())?;
+            said(&report);
+            print!("{}", meaning(&contents));
+            (report.is_sound(), contents.is_understood())
         }
-        cli::Store::Repair(_) | cli::Store::Check(_) => report,
+        cli::Store::Repair(_) => {
+            let report = repair(&path, key.as_ref()).map_err(|e| e.to_string())?;
+            said(&report);
+            let after = check(&path, key.as_ref()).map_err(|e| e.to_string())?;
+            (after.is_sound(), true)
+        }
     };
-    let (exit, verdict) = match (command, after.is_sound()) {
-        (_, true) => (Exit::Success, "sound"),
+    let (exit, verdict) = match (command, sound) {
+        (_, true) if understood => (Exit::Success, "sound"),
+        (_, true) => (Exit::Failed, "not understood; a broker would not start"),
         (cli::Store::Check(_), false) => (Exit::Failed, "damaged; see portcullis store repair"),
         (cli::Store::Repair(_), false) => (Exit::Failed, "still damaged"),
     };
@@ -61,4 +66,49 @@ fn words(report: &Report) -> String {
     }));
     lines.extend(report.done.iter().map(|done| format!("repaired: {done}")));
     lines.join("\n") + "\n"
+}
+
+/// What the records amount to, session by session.
+fn meaning(contents: &Contents) -> String {
+    let mut lines: Vec<_> = contents.sessions.iter().map(session).collect();
+    lines.push(format!(
+        "{} persistent sessions, {} retained messages, {} messages whose routing a start completes",
+        contents.sessions.len(),
+        contents.retained,
+        contents.unrouted
+    ));
+    lines.extend(
+        contents
+            .unreadable
+            .iter()
+            .map(|problem| format!("not understood: {problem}")),
+    );
+    if contents.dangling > 0 {
+        lines.push(format!(
+            "lost: {} records depend on others that are not there",
+            contents.dangling
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn session(session: &SessionContents) -> String {
+    // A client chose the id.
+    let mut line = format!(
+        "session {:?} of {}: {} subscriptions, {} queued, {} in flight, {} being received",
+        session.client_id,
+        session.owner,
+        session.subscriptions.len(),
+        session.queued,
+        session.in_flight,
+        session.received
+    );
+    if session.will {
+        line += ", a will";
+    }
+    if session.lost > 0 {
+        let lost = format!("; {} queued messages are lost", session.lost);
+        line.push_str(&lost);
+    }
+    line
 }

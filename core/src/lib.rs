@@ -21,7 +21,7 @@ pub mod fuzzing;
 pub mod gate;
 pub mod guard;
 pub mod hook;
-mod journal;
+pub mod journal;
 pub mod message;
 pub mod metrics;
 pub mod secret;

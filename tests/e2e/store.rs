@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::client::V5;
-use crate::harness::Broker;
+use crate::harness::{ANNA, Broker};
 
 fn durable() -> Broker {
     Broker::start(|setup| setup.more += "[durability]\nmode = \"fsync\"\n")
@@ -73,4 +73,41 @@ fn a_damaged_store_is_named_repaired_and_opens_again() {
     assert!(first.with_extension("log.damaged").exists());
     broker.ask(&["store", "check"]).succeeded();
     broker.restart();
+}
+
+#[test]
+fn a_check_says_what_each_session_has_and_what_damage_takes_from_it() {
+    let mut broker = durable();
+    let away = broker.dial(V5, "away").login(ANNA).local().persistent();
+    let mut reader = away.connect();
+    reader.subscribe(&["lab/a", "lab/b"], 1);
+    reader.disconnect();
+    let mut sender = broker.device(V5, "device-1");
+    for number in 0..3 {
+        sender.publish("lab/a", &number.to_string(), 1);
+    }
+    sender.retain("lab/kept", "kept", 1);
+    broker.kill();
+    let said = broker.ask(&["store", "check"]).succeeded();
+    let line = "session \"away\" of user:anna: 2 subscriptions, 3 queued, 0 in flight";
+    assert!(said.out.contains(line), "{said:?}");
+    assert!(
+        said.out.contains("1 persistent sessions, 1 retained"),
+        "{said:?}"
+    );
+
+    // A later file holds records whose messages the damaged one takes along.
+    broker.restart();
+    broker.kill();
+    let first = segments(&broker).swap_remove(0);
+    let bytes = fs::read(&first).unwrap();
+    let payload = 2 * 84 + 32;
+    for at in [payload + 10, bytes.len() / 2] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        fs::write(&first, damaged).unwrap();
+        let said = broker.ask(&["store", "check"]).failed();
+        assert!(said.out.contains("damaged: "), "{said:?}");
+        assert!(said.out.contains("persistent sessions"), "{said:?}");
+    }
 }

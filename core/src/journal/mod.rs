@@ -11,8 +11,10 @@
 //! written before the round is then superfluous.
 
 mod codec;
+mod inspect;
 mod recover;
 
+pub use inspect::{Contents, SessionContents, inspect};
 pub(crate) use recover::{Recovered, RecoveredFlight, RecoveredSession, Unrouted};
 
 use std::num::NonZeroU32;

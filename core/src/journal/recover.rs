@@ -54,6 +54,8 @@ pub(crate) struct RecoveredSession {
     /// Packet identifiers whose PUBREC came and whose PUBCOMP did not.
     pub(crate) releasing: BTreeMap<Entry, u16>,
     pub(crate) received: BTreeSet<u16>,
+    /// Messages that are not in the journal any more.
+    pub(crate) lost: u64,
 }
 
 /// A message that a session has to deliver.
@@ -191,6 +193,7 @@ impl Recovery {
                 messages: BTreeMap::new(),
                 releasing: BTreeMap::new(),
                 received: BTreeSet::new(),
+                lost: 0,
             };
             self.sessions.insert(id, session);
         }
@@ -249,7 +252,9 @@ impl Recovery {
                 let message = self.messages.get(&number).cloned();
                 let (qos, retain) = (codec::qos(take)?, take.u8()? != 0);
                 let ids = codec::ids(take)?;
-                self.dangling += u64::from(message.is_none());
+                let missing = u64::from(message.is_none());
+                self.dangling += missing;
+                session.lost += missing;
                 if let Some(message) = message {
                     let flight = RecoveredFlight {
                         message,
@@ -292,6 +297,11 @@ impl Recovery {
             _ => return None,
         }
         Some(())
+    }
+
+    /// Records that depend on others which are not there.
+    pub(super) fn dangling(&self) -> u64 {
+        self.dangling
     }
 
     /// About how many bytes of the log still mean something.
@@ -362,6 +372,7 @@ impl RecoveredSession {
             messages: BTreeMap::new(),
             releasing: BTreeMap::new(),
             received: BTreeSet::new(),
+            lost: 0,
         }
     }
 }

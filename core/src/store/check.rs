@@ -31,6 +31,9 @@ pub struct Report {
     pub done: Vec<String>,
 }
 
+/// Takes a record: its kind and its bytes.
+pub(crate) type Each<'a> = dyn FnMut(u8, &[u8]) + 'a;
+
 /// One damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -48,6 +51,15 @@ pub struct Problem {
 ///
 /// The store is in use, cannot be read, is of another version, or `key` is not its key.
 pub fn check(dir: &Path, key: Option<&Key>) -> Result<Report, StoreError> {
+    check_with(dir, key, &mut |_, _| ())
+}
+
+/// [`check`], which hands over every record that can be read: its kind and its bytes.
+pub(crate) fn check_with(
+    dir: &Path,
+    key: Option<&Key>,
+    record: &mut Each<'_>,
+) -> Result<Report, StoreError> {
     let _locked = Locked::new(dir)?;
     let inventory = Inventory::read(dir, key)?;
     let mut report = Report::default();
@@ -59,7 +71,8 @@ pub fn check(dir: &Path, key: Option<&Key>) -> Result<Report, StoreError> {
             expected += 1;
         }
         expected += 1;
-        let _ = examine(found, inventory.store, key, place + 1 == count, &mut report)?;
+        let is_last = place + 1 == count;
+        let _ = examine(found, inventory.store, key, is_last, &mut report, record)?;
     }
     Ok(report)
 }
@@ -98,7 +111,9 @@ pub fn repair(dir: &Path, key: Option<&Key>) -> Result<Report, StoreError> {
             expected += 1;
         }
         expected += 1;
-        let salvaged = examine(found, inventory.store, key, index + 1 == count, &mut report)?;
+        let is_last = index + 1 == count;
+        let nobody = &mut |_: u8, _: &[u8]| ();
+        let salvaged = examine(found, inventory.store, key, is_last, &mut report, nobody)?;
         if let Some(salvaged) = salvaged {
             let aside = aside(&found.path);
             place.disk.rename(&found.path, &aside).map_err(failed)?;
@@ -167,6 +182,7 @@ fn examine(
     key: Option<&Key>,
     is_last: bool,
     report: &mut Report,
+    record: &mut Each<'_>,
 ) -> Result<Option<Salvaged>, StoreError> {
     let mut content = found.content()?;
     let length = content.len() as u64;
@@ -211,7 +227,10 @@ fn examine(
                 let records = scan.records();
                 salvaged.push(records.bytes(), key.is_some());
                 report.groups += 1;
-                report.records += records.count() as u64;
+                for (kind, bytes) in scan.records() {
+                    report.records += 1;
+                    record(kind, bytes);
+                }
             }
             Ok(false) if is_last || scan.sealed() => break,
             Ok(false) => {

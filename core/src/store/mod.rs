@@ -43,6 +43,7 @@ use thiserror::Error;
 
 use crate::ticket::Ticket;
 
+pub(crate) use check::check_with;
 pub use check::{Problem, Report, check, repair};
 pub use disk::{Disk, DiskFile, FileSystem};
 pub use key::Key;
