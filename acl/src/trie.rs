@@ -104,7 +104,9 @@ struct Edge {
     parent: u32,
     child: u32,
     next: u32,
-    level: Box<str>,
+    /// The bytes of its text, in place where they are few: a walk waits for memory, not for much
+    /// else.
+    level: SmallVec<[u8; 16]>,
 }
 
 /// The rules of a set of subjects.
@@ -228,7 +230,7 @@ impl Trie {
             parent,
             child,
             next,
-            level: level.into(),
+            level: SmallVec::from_slice(level.as_bytes()),
         });
         let Self {
             edges,
@@ -236,7 +238,7 @@ impl Trie {
             hasher,
             ..
         } = self;
-        table.insert_unique(hasher.hash_one((parent, level)), edge, |edge| {
+        table.insert_unique(hasher.hash_one((parent, level.as_bytes())), edge, |edge| {
             edges
                 .get(*edge as usize)
                 .map_or(0, |edge| hasher.hash_one((edge.parent, &*edge.level)))
@@ -269,6 +271,7 @@ impl Trie {
 
     /// The child of a node by a literal level.
     pub(crate) fn literal(&self, parent: u32, level: &str) -> Option<u32> {
+        let level = level.as_bytes();
         let hash = self.hasher.hash_one((parent, level));
         let edge = self.table.find(hash, |edge| {
             self.edges
@@ -300,7 +303,7 @@ impl Trie {
                 let (allow, deny) = self.below(edge.child, asked);
                 allow || deny
             })
-            .map(|edge| &*edge.level)
+            .map(|edge| std::str::from_utf8(&edge.level).unwrap_or_default())
     }
 
     /// Whether there are allows, and denies, at a node or further down.
