@@ -557,6 +557,18 @@ pub fn limiter_settings(config: &Config) -> anomaly::Settings {
         publish_bandwidth: anomaly::Rate::new(limits.publish_bandwidth.0, Duration::from_secs(1))
             .unwrap_or(defaults.publish_bandwidth),
         max_packet_size: config.mqtt.max_packet_size.into(),
+        // Whoever may have so many may bring them at once: all sessions of a principal after an
+        // outage, all filters of a session.
+        connects_per_principal: anomaly::Rate::new(
+            u64::from(limits.sessions_per_principal) * 3,
+            Duration::from_mins(1),
+        )
+        .unwrap_or(defaults.connects_per_principal),
+        filter_rate: anomaly::Rate::new(
+            limits.subscriptions_per_session.into(),
+            Duration::from_secs(10),
+        )
+        .unwrap_or(defaults.filter_rate),
         ..defaults
     }
 }

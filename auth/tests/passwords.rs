@@ -112,6 +112,20 @@ fn a_right_password_is_remembered_until_its_line_changes() {
 }
 
 #[test]
+fn many_who_share_a_password_come_back_for_the_price_of_a_few_hashes() {
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    let desk = setting.desk();
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| ask(&desk, &with_password(Some("anna"), "one")).unwrap());
+        }
+    });
+    // As many as there are slots: they began before the first was proved.
+    assert!(desk.password_hashes() <= 4, "{}", desk.password_hashes());
+}
+
+#[test]
 fn a_removed_user_or_changed_password_ends_what_stands() {
     let setting = Setting::new();
     setting.set("anna", "one");

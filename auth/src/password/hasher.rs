@@ -12,7 +12,7 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use portcullis_core::hook::StopClock;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use super::{Line, Users};
@@ -82,11 +82,19 @@ impl Hasher {
         let known = users.line(user).cloned();
         let line = known.as_ref().unwrap_or(&users.stranger);
         let tag = self.tag(line, password);
-        let remembered = *line.remembered.lock();
-        if remembered.is_some_and(|before| bool::from(before.ct_eq(&tag))) {
+        if line.remembers(&tag) {
             return Check::Right(line.digest.clone());
         }
-        match self.hash(line, password, clock).await {
+        let slot = match self.slot(clock).await {
+            Ok(slot) => slot,
+            Err(why) => return Check::Unavailable(why),
+        };
+        // Clients that share a user come back together: what one of them has just proved need not
+        // be hashed for each.
+        if line.remembers(&tag) {
+            return Check::Right(line.digest.clone());
+        }
+        match self.hash(slot, line, password).await {
             Err(why) => Check::Unavailable(why),
             Ok(fits) => match (known, fits) {
                 (Some(line), true) => {
@@ -99,22 +107,25 @@ impl Hasher {
         }
     }
 
+    /// The right to hash, when it is its turn.
+    async fn slot(&self, clock: &StopClock) -> Result<OwnedSemaphorePermit, &'static str> {
+        let _place = Place::take(&self.waiting, Self::QUEUE)
+            .ok_or("too many passwords wait to be verified")?;
+        let _stopped = clock.stop();
+        Arc::clone(&self.slots)
+            .acquire_owned()
+            .await
+            .map_err(|_| "password verification has ended")
+    }
+
     async fn hash(
         &self,
+        slot: OwnedSemaphorePermit,
         line: &Arc<Line>,
         password: &[u8],
-        clock: &StopClock,
     ) -> Result<bool, &'static str> {
         let runtime = tokio::runtime::Handle::try_current()
             .map_err(|_| "there is no runtime to hash passwords on")?;
-        let place = Place::take(&self.waiting, Self::QUEUE)
-            .ok_or("too many passwords wait to be verified")?;
-        let stopped = clock.stop();
-        let slot = Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| "password verification has ended")?;
-        drop((place, stopped));
         let line = Arc::clone(line);
         let hashes = Arc::clone(&self.hashes);
         let password = Zeroizing::new(password.to_vec());
@@ -142,6 +153,12 @@ impl Hasher {
 }
 
 impl Line {
+    /// Whether this is the tag of the password that was right the last time.
+    fn remembers(&self, tag: &[u8; 32]) -> bool {
+        let remembered = *self.remembered.lock();
+        remembered.is_some_and(|before| before.ct_eq(tag).into())
+    }
+
     fn fits(&self, password: &[u8]) -> bool {
         let Some(params) = self.cost.params(self.hash.len()) else {
             return false;
