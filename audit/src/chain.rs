@@ -36,12 +36,11 @@ impl Hash {
     }
 
     pub(crate) fn hex(self) -> String {
-        let mut text = String::with_capacity(64);
-        for byte in self.0 {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
+        self.0
+            .iter()
+            .flat_map(|byte| [byte >> 4, byte & 0xf])
+            .map(|nibble| char::from(nibble + if nibble < 10 { b'0' } else { b'a' - 10 }))
+            .collect()
     }
 
     /// Reads what [`hex`](Self::hex) writes; capitals are another text.

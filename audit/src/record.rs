@@ -177,7 +177,9 @@ impl Facts {
     }
 
     fn key(&mut self, key: &'static str) {
-        let _ = write!(self.text, ",\"{key}\":");
+        self.text.push_str(",\"");
+        self.text.push_str(key);
+        self.text.push_str("\":");
     }
 }
 
@@ -490,6 +492,12 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 /// Writes `text` as the inside of a JSON string of at most `limit` bytes and a mark that says how
 /// many bytes were cut.
 fn escape(text: &str, limit: usize, into: &mut String) {
+    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    if text.len() <= limit && text.as_bytes().iter().all(plain) {
+        // Nearly every text.
+        into.push_str(text);
+        return;
+    }
     let start = into.len();
     for (place, c) in text.char_indices() {
         let before = into.len();

@@ -2,7 +2,7 @@
 //!
 //! [`Audit::event`] counts or formats the event and pushes it into a queue that is bounded in
 //! records and bytes. One thread takes what has gathered, seals it and commits it as a group. The
-//! longest a record waits is [`GATHER`] and one sync. What the queue cannot take is counted, and
+//! longest a record waits is [`GATHER`] and one sync; a queue that is half full is taken at once. What the queue cannot take is counted, and
 //! the count is recorded as soon as there is room.
 
 use std::collections::VecDeque;
@@ -314,6 +314,7 @@ impl Shared {
     fn push(&self, records: impl IntoIterator<Item = Record>) {
         let mut queue = self.queue.lock();
         let was_empty = queue.records.is_empty();
+        let was_half = self.is_half_full(&queue);
         for record in records {
             let bytes = queue.bytes + record.text.len();
             let no_room = queue.records.len() >= self.queue_records || bytes > self.queue_bytes;
@@ -325,17 +326,27 @@ impl Shared {
                 queue.records.push_back(record);
             }
         }
-        let wake = was_empty && !queue.records.is_empty();
+        let half = self.is_half_full(&queue);
+        let wake = (was_empty && !queue.records.is_empty()) || (half && !was_half);
         drop(queue);
         if wake {
             self.wake.notify_one();
         }
     }
 
-    /// Sleeps until there is work, lets it gather, and takes it all.
+    /// Half of the queue is for what comes while the other half is being written.
+    fn is_half_full(&self, queue: &Queue) -> bool {
+        queue.records.len() > self.queue_records / 2 || queue.bytes > self.queue_bytes / 2
+    }
+
+    /// Sleeps until there is work, lets it gather as long as there is room, and takes it all.
     fn take(&self, pending: &mut VecDeque<Record>, retry_at: Option<Instant>) -> Orders {
         let mut queue = self.queue.lock();
-        let urgent = |queue: &Queue| queue.stop.is_some() || queue.flush_asked > queue.flush_done;
+        let urgent = |queue: &Queue| {
+            queue.stop.is_some()
+                || queue.flush_asked > queue.flush_done
+                || (retry_at.is_none() && self.is_half_full(queue))
+        };
         if queue.records.is_empty() && !urgent(&queue) {
             self.wake.wait_for(&mut queue, IDLE);
         }

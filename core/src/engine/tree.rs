@@ -5,8 +5,9 @@
 //! shard of their own. Each shard has a version that moves when an answer may have changed:
 //! whoever keeps an answer compares versions and needs no lock.
 //!
-//! Compact: a node per level, children found through one table per shard; the filter's text is
-//! not stored but read back from the path.
+//! Compact, because there may be millions: a radix tree whose nodes hold one wildcard or a run of
+//! literal levels, in 64 bytes unless the run is long. Children are found through one table per
+//! shard. The filter's text is not stored but read back from the path.
 //!
 //! Locks: a session's lock may be held while a shard's is taken, never the other way round.
 
@@ -14,7 +15,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -94,7 +95,7 @@ pub(crate) struct Target {
 
 pub(crate) struct Tree {
     shards: Box<[Shard]>,
-    hasher: foldhash::fast::RandomState,
+    hasher: Hasher,
 }
 
 struct Shard {
@@ -106,33 +107,89 @@ struct Body {
     nodes: Slab<Node>,
     /// Node numbers, found by parent and level.
     children: HashTable<u32>,
+    /// The shared subscriptions of a node; few have any.
+    groups: HashMap<u32, Vec<Arc<ShareGroup>>, foldhash::fast::FixedState>,
 }
 
 #[derive(Default)]
 struct Node {
     parent: u32,
+    /// How many literal children it has; no two begin with the same level.
     children: u32,
-    level: Box<str>,
-    plus: Option<u32>,
-    hash: Option<u32>,
+    /// The child `+`, the child `#`; [`ROOT`], which is nobody's child, where there is none.
+    plus: u32,
+    hash: u32,
+    label: Label,
     entries: SmallVec<[Entry; 1]>,
-    groups: Vec<Arc<ShareGroup>>,
 }
 
 const ROOT: u32 = 0;
+
+/// `+`, `#`, or literal levels with their separators.
+enum Label {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+/// Longest label that needs no memory of its own, bytes.
+const SHORT: usize = 22;
+
+impl Default for Label {
+    fn default() -> Self {
+        Self::new(b"")
+    }
+}
+
+impl Label {
+    fn new(text: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(room), Ok(length)) => {
+                room.copy_from_slice(text);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Long(bytes) => bytes,
+        }
+    }
+}
+
+/// The first level of a path.
+fn first(path: &[u8]) -> &[u8] {
+    path.split(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
+/// Levels that are still to be walked; `None` at the end, which is not the same as one empty level.
+type Rest<'a> = Option<&'a [u8]>;
+
+/// What follows `label` in `path`, if the path begins with these very levels.
+fn after<'a>(path: &'a [u8], label: &[u8]) -> Option<Rest<'a>> {
+    match path.strip_prefix(label)? {
+        [] => Some(None),
+        [b'/', rest @ ..] => Some(Some(rest)),
+        _ => None,
+    }
+}
+
+fn is_wildcard(level: &[u8]) -> bool {
+    matches!(level, b"+" | b"#")
+}
 
 impl Tree {
     pub(crate) fn new() -> Self {
         let shard = || Shard {
             version: AtomicU64::new(1),
-            body: RwLock::new(Body {
-                nodes: Slab::from_iter([(ROOT as usize, Node::default())]),
-                children: HashTable::new(),
-            }),
+            body: RwLock::new(Body::new()),
         };
         Self {
             shards: (0..=SHARDS).map(|_| shard()).collect(),
-            hasher: foldhash::fast::RandomState::default(),
+            hasher: Hasher::default(),
         }
     }
 
@@ -158,11 +215,11 @@ impl Tree {
     pub(crate) fn find(&self, filter: TopicFilter<'_>) -> Option<FilterRef> {
         let filter = filter.filter();
         let shard = self.place(filter);
-        let body = self.shard(shard)?.body.read();
-        let mut node = ROOT;
-        for level in filter.split('/') {
-            node = body.child(&self.hasher, node, level)?;
-        }
+        let node = self
+            .shard(shard)?
+            .body
+            .read()
+            .find(&self.hasher, filter.as_bytes())?;
         Some(FilterRef { shard, node })
     }
 
@@ -176,21 +233,15 @@ impl Tree {
         let place = self.place(text);
         let shard = self.shard(place)?;
         let mut body = shard.body.write();
-        let mut node = ROOT;
-        for level in text.split('/') {
-            node = match body.child(&self.hasher, node, level) {
-                Some(child) => child,
-                None => body.grow(&self.hasher, node, level)?,
-            };
-        }
+        let node = body.enter(&self.hasher, text.as_bytes())?;
         let name = FilterRef { shard: place, node };
-        let here = body.nodes.get_mut(node as usize)?;
         let Some(group) = filter.share() else {
-            here.entries.push(entry);
+            body.nodes.get_mut(node as usize)?.entries.push(entry);
             shard.version.fetch_add(1, Ordering::Release);
             return Some((name, None));
         };
-        if let Some(known) = here.groups.iter().find(|known| *known.name == *group) {
+        let groups = body.groups.entry(node).or_default();
+        if let Some(known) = groups.iter().find(|known| *known.name == *group) {
             // The group's members are read live: nobody's answer changes.
             Arc::make_mut(&mut *known.members.lock()).push(entry);
             return Some((name, Some(Arc::clone(known))));
@@ -200,7 +251,7 @@ impl Tree {
             members: Mutex::new(Arc::new(vec![entry])),
             next: AtomicUsize::new(0),
         });
-        here.groups.push(Arc::clone(&group));
+        groups.push(Arc::clone(&group));
         shard.version.fetch_add(1, Ordering::Release);
         Some((name, Some(group)))
     }
@@ -217,12 +268,12 @@ impl Tree {
             return;
         };
         let mut body = shard.body.write();
-        let Some(node) = body.nodes.get_mut(name.node as usize) else {
-            return;
-        };
         let mine = |entry: &Entry| Arc::ptr_eq(&entry.session, session) && entry.slot == slot;
         match group {
             None => {
+                let Some(node) = body.nodes.get_mut(name.node as usize) else {
+                    return;
+                };
                 if let Some(place) = node.entries.iter().position(mine) {
                     node.entries.swap_remove(place);
                 }
@@ -233,9 +284,13 @@ impl Tree {
             Some(group) => {
                 let mut members = group.members.lock();
                 Arc::make_mut(&mut *members).retain(|entry| !mine(entry));
-                if members.is_empty() {
-                    node.groups.retain(|known| !Arc::ptr_eq(known, group));
-                    node.groups.shrink_to_fit();
+                if members.is_empty()
+                    && let Some(groups) = body.groups.get_mut(&name.node)
+                {
+                    groups.retain(|known| !Arc::ptr_eq(known, group));
+                    if groups.is_empty() {
+                        body.groups.remove(&name.node);
+                    }
                 }
             }
         }
@@ -248,18 +303,7 @@ impl Tree {
         let Some(shard) = self.shard(name.shard) else {
             return String::new();
         };
-        let body = shard.body.read();
-        let mut levels: SmallVec<[&str; 8]> = SmallVec::new();
-        let mut number = name.node;
-        while number != ROOT {
-            let Some(node) = body.nodes.get(number as usize) else {
-                break;
-            };
-            levels.push(&node.level);
-            number = node.parent;
-        }
-        levels.reverse();
-        levels.join("/")
+        shard.body.read().text(name.node)
     }
 
     /// Whether a kept answer for this very topic is still right.
@@ -311,35 +355,9 @@ impl Tree {
         };
         let version = shard.version.load(Ordering::Acquire);
         let body = shard.body.read();
-        // Nodes that match the levels so far.
-        let mut front: SmallVec<[u32; 16]> = SmallVec::from_slice(&[ROOT]);
-        let mut next: SmallVec<[u32; 16]> = SmallVec::new();
-        for level in topic.as_str().split('/') {
-            next.clear();
-            for number in &front {
-                let Some(node) = body.nodes.get(*number as usize) else {
-                    continue;
-                };
-                if let Some(hash) = node.hash {
-                    body.collect(hash, found);
-                }
-                next.extend(node.plus);
-                if node.children > 0 {
-                    next.extend(body.literal(&self.hasher, *number, level));
-                }
-            }
-            std::mem::swap(&mut front, &mut next);
-            if front.is_empty() {
-                return version;
-            }
-        }
-        for number in front {
-            body.collect(number, found);
-            // `a/#` matches `a` too.
-            if let Some(hash) = body.nodes.get(number as usize).and_then(|node| node.hash) {
-                body.collect(hash, found);
-            }
-        }
+        body.visit(&self.hasher, topic.as_str().as_bytes(), &mut |node| {
+            body.collect(node, found);
+        });
         version
     }
 
@@ -359,94 +377,219 @@ struct Found {
     shares: Vec<Arc<ShareGroup>>,
 }
 
+type Hasher = foldhash::fast::RandomState;
+
 impl Body {
-    fn hash(hasher: &foldhash::fast::RandomState, parent: u32, level: &str) -> u64 {
+    fn new() -> Self {
+        Self {
+            nodes: Slab::from_iter([(ROOT as usize, Node::default())]),
+            children: HashTable::new(),
+            groups: HashMap::default(),
+        }
+    }
+
+    fn hash(hasher: &Hasher, parent: u32, level: &[u8]) -> u64 {
         hasher.hash_one((parent, level))
     }
 
-    fn literal(
-        &self,
-        hasher: &foldhash::fast::RandomState,
-        parent: u32,
-        level: &str,
-    ) -> Option<u32> {
-        self.children
+    /// The literal child that begins with this level.
+    fn literal(&self, hasher: &Hasher, parent: u32, level: &[u8]) -> Option<(u32, &Node)> {
+        let number = self
+            .children
             .find(Self::hash(hasher, parent, level), |child| {
                 self.nodes
                     .get(*child as usize)
-                    .is_some_and(|node| node.parent == parent && *node.level == *level)
-            })
-            .copied()
+                    .is_some_and(|node| node.parent == parent && first(node.label.bytes()) == level)
+            })?;
+        Some((*number, self.nodes.get(*number as usize)?))
     }
 
-    fn child(&self, hasher: &foldhash::fast::RandomState, parent: u32, level: &str) -> Option<u32> {
-        let node = self.nodes.get(parent as usize)?;
-        match level {
-            "+" => node.plus,
-            "#" => node.hash,
-            _ => self.literal(hasher, parent, level),
-        }
-    }
-
-    /// Adds a child; `None` only if there were more than 2^32 nodes.
-    fn grow(
-        &mut self,
-        hasher: &foldhash::fast::RandomState,
-        parent: u32,
-        level: &str,
-    ) -> Option<u32> {
-        let number = u32::try_from(self.nodes.vacant_key()).ok()?;
-        let above = self.nodes.get_mut(parent as usize)?;
-        match level {
-            "+" => above.plus = Some(number),
-            "#" => above.hash = Some(number),
-            _ => above.children += 1,
-        }
-        self.nodes.insert(Node {
-            parent,
-            level: level.into(),
-            ..Node::default()
-        });
-        if level != "+" && level != "#" {
-            let nodes = &self.nodes;
-            self.children
-                .insert_unique(Self::hash(hasher, parent, level), number, |child| {
-                    nodes
-                        .get(*child as usize)
-                        .map_or(0, |node| Self::hash(hasher, node.parent, &node.level))
-                });
+    /// The node where a filter ends.
+    fn find(&self, hasher: &Hasher, filter: &[u8]) -> Option<u32> {
+        let mut number = ROOT;
+        let mut rest = Some(filter);
+        while let Some(path) = rest {
+            let node = self.nodes.get(number as usize)?;
+            let level = first(path);
+            (number, rest) = match level {
+                b"+" if node.plus != ROOT => (node.plus, after(path, level)?),
+                b"#" if node.hash != ROOT => (node.hash, after(path, level)?),
+                level if !is_wildcard(level) => {
+                    let (child, node) = self.literal(hasher, number, level)?;
+                    (child, after(path, node.label.bytes())?)
+                }
+                _ => return None,
+            };
         }
         Some(number)
     }
 
+    /// The same; what is missing is added. `None` only if there were more than 2^32 nodes.
+    fn enter(&mut self, hasher: &Hasher, filter: &[u8]) -> Option<u32> {
+        let mut number = ROOT;
+        let mut rest = Some(filter);
+        while let Some(path) = rest {
+            let level = first(path);
+            (number, rest) = if is_wildcard(level) {
+                let node = self.nodes.get(number as usize)?;
+                let known = if level == b"+" { node.plus } else { node.hash };
+                let child = if known == ROOT {
+                    self.grow(hasher, number, level)?
+                } else {
+                    known
+                };
+                (child, after(path, level)?)
+            } else if let Some((child, node)) = self.literal(hasher, number, level) {
+                let label = node.label.bytes();
+                if let Some(rest) = after(path, label) {
+                    (child, rest)
+                } else {
+                    let common = common(path, label);
+                    let above = self.split(hasher, child, common)?;
+                    (above, after(path, path.get(..common)?)?)
+                }
+            } else {
+                let run = literal_run(path);
+                (self.grow(hasher, number, run)?, after(path, run)?)
+            };
+        }
+        Some(number)
+    }
+
+    /// Adds a child.
+    fn grow(&mut self, hasher: &Hasher, parent: u32, label: &[u8]) -> Option<u32> {
+        let number = u32::try_from(self.nodes.vacant_key()).ok()?;
+        let above = self.nodes.get_mut(parent as usize)?;
+        match label {
+            b"+" => above.plus = number,
+            b"#" => above.hash = number,
+            _ => above.children += 1,
+        }
+        self.nodes.insert(Node {
+            parent,
+            label: Label::new(label),
+            ..Node::default()
+        });
+        if !is_wildcard(label) {
+            self.link(hasher, number);
+        }
+        Some(number)
+    }
+
+    /// Puts a new node with the first `length` bytes of this one's label between it and its parent.
+    /// The old node keeps its number, by which subscriptions know it.
+    fn split(&mut self, hasher: &Hasher, lower: u32, length: usize) -> Option<u32> {
+        let upper = u32::try_from(self.nodes.vacant_key()).ok()?;
+        self.unlink(hasher, lower);
+        let node = self.nodes.get_mut(lower as usize)?;
+        let label = node.label.bytes();
+        let (head, tail) = (label.get(..length)?, label.get(length + 1..)?);
+        let (head, tail) = (Label::new(head), Label::new(tail));
+        node.label = tail;
+        let parent = std::mem::replace(&mut node.parent, upper);
+        self.nodes.insert(Node {
+            parent,
+            label: head,
+            children: 1,
+            ..Node::default()
+        });
+        self.link(hasher, upper);
+        self.link(hasher, lower);
+        Some(upper)
+    }
+
+    /// Makes a literal node findable from its parent.
+    fn link(&mut self, hasher: &Hasher, number: u32) {
+        let nodes = &self.nodes;
+        let hash = |child: &u32| {
+            nodes.get(*child as usize).map_or(0, |node| {
+                Self::hash(hasher, node.parent, first(node.label.bytes()))
+            })
+        };
+        self.children.insert_unique(hash(&number), number, hash);
+    }
+
+    fn unlink(&mut self, hasher: &Hasher, number: u32) {
+        if let Some(node) = self.nodes.get(number as usize) {
+            let hash = Self::hash(hasher, node.parent, first(node.label.bytes()));
+            if let Ok(found) = self.children.find_entry(hash, |child| *child == number) {
+                found.remove();
+            }
+        }
+    }
+
+    /// Every node whose filter matches the topic.
+    fn visit(&self, hasher: &Hasher, topic: &[u8], found: &mut impl FnMut(u32)) {
+        // Nodes that match so far, each with what is left of the topic.
+        let mut open: SmallVec<[(u32, Rest<'_>); 16]> = SmallVec::new();
+        open.push((ROOT, Some(topic)));
+        while let Some((number, rest)) = open.pop() {
+            let Some(node) = self.nodes.get(number as usize) else {
+                continue;
+            };
+            // `a/#` matches `a` too.
+            if node.hash != ROOT {
+                found(node.hash);
+            }
+            let Some(path) = rest else {
+                found(number);
+                continue;
+            };
+            let level = first(path);
+            if node.plus != ROOT
+                && let Some(rest) = after(path, level)
+            {
+                open.push((node.plus, rest));
+            }
+            if node.children > 0
+                && let Some((child, node)) = self.literal(hasher, number, level)
+                && let Some(rest) = after(path, node.label.bytes())
+            {
+                open.push((child, rest));
+            }
+        }
+    }
+
+    /// The filter that ends at a node.
+    fn text(&self, mut number: u32) -> String {
+        let mut labels: SmallVec<[&[u8]; 8]> = SmallVec::new();
+        while number != ROOT {
+            let Some(node) = self.nodes.get(number as usize) else {
+                break;
+            };
+            labels.push(node.label.bytes());
+            number = node.parent;
+        }
+        labels.reverse();
+        // They were cut out of a text at its separators.
+        String::from_utf8(labels.join(&b'/')).unwrap_or_default()
+    }
+
     /// Removes a node without entries and children, then its parent if that is now so, ...
-    fn prune(&mut self, hasher: &foldhash::fast::RandomState, mut number: u32) {
+    fn prune(&mut self, hasher: &Hasher, mut number: u32) {
         while number != ROOT {
             let Some(node) = self.nodes.get(number as usize) else {
                 return;
             };
             let needed = !node.entries.is_empty()
-                || !node.groups.is_empty()
                 || node.children > 0
-                || node.plus.is_some()
-                || node.hash.is_some();
+                || node.plus != ROOT
+                || node.hash != ROOT
+                || self.groups.contains_key(&number);
             if needed {
                 return;
+            }
+            if !is_wildcard(node.label.bytes()) {
+                self.unlink(hasher, number);
             }
             let gone = self.nodes.remove(number as usize);
             let Some(above) = self.nodes.get_mut(gone.parent as usize) else {
                 return;
             };
-            match &*gone.level {
-                "+" => above.plus = None,
-                "#" => above.hash = None,
-                level => {
-                    above.children -= 1;
-                    let hash = Self::hash(hasher, gone.parent, level);
-                    if let Ok(found) = self.children.find_entry(hash, |child| *child == number) {
-                        found.remove();
-                    }
-                }
+            match gone.label.bytes() {
+                b"+" => above.plus = ROOT,
+                b"#" => above.hash = ROOT,
+                _ => above.children -= 1,
             }
             number = gone.parent;
         }
@@ -455,7 +598,116 @@ impl Body {
     fn collect(&self, number: u32, found: &mut Found) {
         if let Some(node) = self.nodes.get(number as usize) {
             found.entries.extend(node.entries.iter().cloned());
-            found.shares.extend(node.groups.iter().cloned());
+        }
+        if !self.groups.is_empty()
+            && let Some(groups) = self.groups.get(&number)
+        {
+            found.shares.extend(groups.iter().cloned());
+        }
+    }
+}
+
+/// The literal levels that a path begins with.
+fn literal_run(path: &[u8]) -> &[u8] {
+    let mut length = 0;
+    for level in path.split(|byte| *byte == b'/') {
+        if is_wildcard(level) {
+            // Without the separator in front of it.
+            return path.get(..length - 1).unwrap_or_default();
+        }
+        length += level.len() + 1;
+    }
+    path
+}
+
+/// How many bytes of whole levels two paths have in common; they share the first.
+fn common(a: &[u8], b: &[u8]) -> usize {
+    let levels = |path| <[u8]>::split(path, |byte| *byte == b'/');
+    let shared = levels(a).zip(levels(b)).take_while(|(a, b)| a == b);
+    shared.map(|(level, _)| level.len() + 1).sum::<usize>() - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::topic::matches;
+
+    #[test]
+    fn a_node_has_the_size_that_the_memory_per_subscription_is_reckoned_with() {
+        assert_eq!(size_of::<Node>(), 64);
+    }
+
+    #[test]
+    fn a_label_of_any_length_is_kept() {
+        for length in [0, 1, SHORT / 2, SHORT / 2 + 1, 300] {
+            let text = "é".repeat(length);
+            assert_eq!(Label::new(text.as_bytes()).bytes(), text.as_bytes());
+        }
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        "([ab]?|\\+)(/([ab]?|\\+)){0,3}(/#)?"
+    }
+
+    proptest! {
+        /// Adding and removing in any order, names stay what they were and topics find exactly
+        /// the filters that match.
+        #[test]
+        fn the_tree_is_a_set_of_filters(
+            steps in proptest::collection::vec((any::<bool>(), filter()), 1..40),
+            topics in proptest::collection::vec("[ab]?(/[ab]?){0,4}", 1..8),
+        ) {
+            let hasher = Hasher::default();
+            let mut body = Body::new();
+            let mut oracle: BTreeSet<(String, u32)> = BTreeSet::new();
+            for (add, filter) in steps {
+                let known = body.find(&hasher, filter.as_bytes());
+                let there = oracle.iter().find(|(name, _)| *name == filter).cloned();
+                if let Some((_, number)) = &there {
+                    prop_assert_eq!(known, Some(*number));
+                }
+                match (add, there) {
+                    (true, None) => {
+                        let number = body.enter(&hasher, filter.as_bytes()).unwrap();
+                        // Somebody is subscribed.
+                        body.groups.insert(number, Vec::new());
+                        oracle.insert((filter, number));
+                    }
+                    (false, Some(gone)) => {
+                        body.groups.remove(&gone.1);
+                        body.prune(&hasher, gone.1);
+                        oracle.remove(&gone);
+                    }
+                    _ => {}
+                }
+                for (filter, number) in &oracle {
+                    prop_assert_eq!(&body.text(*number), filter);
+                }
+            }
+            for topic in topics {
+                let mut found = BTreeSet::new();
+                body.visit(&hasher, topic.as_bytes(), &mut |number| {
+                    if body.groups.contains_key(&number) {
+                        assert!(found.insert(number), "{topic:?} found {number} twice");
+                    }
+                });
+                let expected = oracle
+                    .iter()
+                    .filter(|(filter, _)| matches(filter, &topic))
+                    .map(|(_, number)| *number)
+                    .collect::<BTreeSet<_>>();
+                prop_assert_eq!(found, expected, "{:?}", topic);
+            }
+            for (_, number) in oracle {
+                body.groups.remove(&number);
+                body.prune(&hasher, number);
+            }
+            prop_assert_eq!(body.nodes.len(), 1);
+            prop_assert_eq!(body.children.len(), 0);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 
 use crate::clock::Now;
 use crate::hook::{Arrival, Event, Verdict};
@@ -101,6 +101,7 @@ pub(crate) fn bind(listener: &Listener) -> io::Result<Bound> {
             if address.is_ipv6() {
                 socket.set_only_v6(true)?;
             }
+            prepare(&socket);
             socket.bind(&(*address).into())?;
             socket.listen(BACKLOG)?;
             let socket = TcpListener::from_std(socket.into())?;
@@ -237,9 +238,6 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
             return;
         }
     };
-    if let Stream::Tcp(tcp) = &stream {
-        prepare(tcp);
-    }
     let work = handshake::run(
         Arc::clone(gate),
         Arc::clone(shared),
@@ -306,10 +304,10 @@ pub(super) fn may_arrive(
     }
 }
 
-/// Small packets go out at once, and a peer that is gone is noticed. Failures are no reason to
-/// refuse: some transports have no such options.
-fn prepare(tcp: &TcpStream) {
-    let socket = socket2::SockRef::from(tcp);
+/// Small packets go out at once, and a peer that is gone is noticed. What is accepted inherits it
+/// from the socket that listens. Failures are no reason not to listen: the options are not
+/// everywhere.
+fn prepare(socket: &Socket) {
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
 }
@@ -334,4 +332,32 @@ pub(super) fn refused(
         reason,
     };
     gate.engine.modules.observe(&event, now);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_sends_small_packets_at_once_and_notices_a_dead_peer() {
+        let bound = bind(&Listener {
+            name: "test".into(),
+            endpoint: Endpoint::Tcp(([127, 0, 0, 1], 0).into()),
+            transport: Transport::Mqtt,
+            trusted_proxies: None,
+            tls: None,
+            methods: None,
+        })
+        .unwrap();
+        let address = bound.address.unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (stream, _) = bound.socket.accept().await.unwrap();
+        let Stream::Tcp(tcp) = stream else {
+            panic!("a TCP listener accepted something else");
+        };
+        let socket = socket2::SockRef::from(&tcp);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
+        drop(client);
+    }
 }

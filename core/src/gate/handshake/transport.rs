@@ -16,6 +16,9 @@ use super::super::stream::Stream;
 use super::super::websocket::{WebSocket, upgrade};
 use super::{Failed, Handshake};
 
+/// Room that is made for bytes that have not arrived, at least.
+const CHUNK: usize = 512;
+
 impl Handshake<'_> {
     /// Behind a trusted proxy: whose connection it is, and whether that client may come in.
     pub(super) async fn proxied(&mut self) -> Result<(), Failed> {
@@ -31,13 +34,10 @@ impl Handshake<'_> {
                 Ok(Progress::Done(Header::Proxy)) => return Ok(()),
                 Ok(Progress::More(more)) => {
                     // Not a byte further: what follows is TLS.
-                    let mut chunk = [0; MAX_V2];
-                    let wanted = chunk.get_mut(..more).unwrap_or_default();
-                    match self.stream.read(wanted).await {
+                    let mut wanted = (&mut self.stream).take(more.min(MAX_V2) as u64);
+                    match wanted.read_buf(&mut header).await {
                         Ok(0) => return Err(Failed::silent("network", "closed in a PROXY header")),
-                        Ok(count) => {
-                            header.extend_from_slice(wanted.get(..count).unwrap_or_default());
-                        }
+                        Ok(_) => {}
                         Err(error) => return Err(Failed::silent("network", error.to_string())),
                     }
                 }
@@ -80,10 +80,9 @@ impl Handshake<'_> {
         let mut request = Vec::new();
         let granted = loop {
             let seen = request.len();
-            let mut chunk = [0; 1024];
-            match self.stream.read(&mut chunk).await.map_err(network)? {
-                0 => return Err(Failed::silent("network", "closed before its upgrade")),
-                count => request.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            request.reserve(CHUNK);
+            if self.stream.read_buf(&mut request).await.map_err(network)? == 0 {
+                return Err(Failed::silent("network", "closed before its upgrade"));
             }
             match upgrade::judge(&request, seen, rules) {
                 Ok(None) => {}
@@ -160,12 +159,10 @@ impl Handshake<'_> {
                 }
             }
             // Memory is taken as bytes arrive, never as the header promises.
-            let mut chunk = [0; 2048];
-            match self.stream.read(&mut chunk).await {
+            self.input.reserve(CHUNK);
+            match self.stream.read_buf(&mut self.input).await {
                 Ok(0) => return Err(Failed::silent("network", "closed before CONNECT")),
-                Ok(count) => self
-                    .input
-                    .extend_from_slice(chunk.get(..count).unwrap_or_default()),
+                Ok(_) => {}
                 Err(error) => return Err(Failed::silent("network", error.to_string())),
             }
         }
