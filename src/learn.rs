@@ -40,7 +40,7 @@ pub fn run(arguments: &Learn) -> Result<Exit, String> {
             None
         }
     });
-    let draft = learn(observed.flatten());
+    let draft = learn(observed.flatten().flatten());
     if let Some(error) = failed {
         return Err(error);
     }
@@ -55,24 +55,38 @@ pub fn run(arguments: &Learn) -> Result<Exit, String> {
     Ok(Exit::Success)
 }
 
-/// What a record says about a right, if it does.
-fn observed(entry: &Entry) -> Option<Observed> {
+/// What a record says about rights, if it does.
+fn observed(entry: &Entry) -> Option<Vec<Observed>> {
     let text = |key: &str| entry.fields.get(key)?.as_str();
     let (act, topic, denied) = match text("event")? {
-        "subscribe" => (Act::Subscribe, text("filter")?, false),
+        "subscribe" => {
+            let filters = entry.texts("filters").map(str::to_owned).collect();
+            return Some(seen(text("principal")?, Act::Subscribe, filters, false));
+        }
         "subscribe-denied" => (Act::Subscribe, text("filter")?, true),
         "learned" => (Act::parse(text("action")?)?, text("topic")?, false),
         "publish-denied" => (Act::parse(text("action")?)?, text("topic")?, true),
         _ => return None,
     };
-    // A text that the record cut is not the topic.
-    if topic.ends_with(" bytes]") && topic.contains("[cut ") {
-        return None;
-    }
-    Some(Observed {
-        principal: text("principal")?.to_owned(),
+    Some(seen(
+        text("principal")?,
         act,
-        topic: topic.to_owned(),
+        vec![topic.to_owned()],
         denied,
-    })
+    ))
+}
+
+fn seen(principal: &str, act: Act, topics: Vec<String>, denied: bool) -> Vec<Observed> {
+    // A text that the record cut is not the topic.
+    let whole = |topic: &String| !(topic.ends_with(" bytes]") && topic.contains("[cut "));
+    topics
+        .into_iter()
+        .filter(whole)
+        .map(|topic| Observed {
+            principal: principal.to_owned(),
+            act,
+            topic,
+            denied,
+        })
+        .collect()
 }

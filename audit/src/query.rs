@@ -40,6 +40,12 @@ impl Entry {
     fn text(&self, key: &str) -> Option<&str> {
         self.fields.get(key)?.as_str()
     }
+
+    /// The texts of a list; none if there is no such list.
+    pub fn texts(&self, key: &str) -> impl Iterator<Item = &str> {
+        let list = self.fields.get(key).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str)
+    }
 }
 
 impl Filter {
@@ -58,6 +64,7 @@ impl Filter {
             && is(&self.event, &["event"])
             && self.topic.as_deref().is_none_or(|wanted| {
                 entry.text("filter") == Some(wanted)
+                    || entry.texts("filters").any(|filter| filter == wanted)
                     || entry
                         .text("topic")
                         .is_some_and(|name| topic::matches(wanted, name))

@@ -135,6 +135,39 @@ impl Facts {
         self
     }
 
+    /// A list of texts.
+    fn texts<'a>(&mut self, key: &'static str, values: impl Iterator<Item = &'a str>) -> &mut Self {
+        self.key(key);
+        self.list(values, |value, text| {
+            text.push('"');
+            escape(value, MAX_TEXT, text);
+            text.push('"');
+        })
+    }
+
+    fn numbers(&mut self, key: &'static str, values: impl Iterator<Item = u64>) -> &mut Self {
+        self.key(key);
+        self.list(values, |value, text| {
+            let _ = write!(text, "{value}");
+        })
+    }
+
+    fn list<T>(
+        &mut self,
+        values: impl Iterator<Item = T>,
+        write: impl Fn(T, &mut String),
+    ) -> &mut Self {
+        self.text.push('[');
+        for (place, value) in values.enumerate() {
+            if place > 0 {
+                self.text.push(',');
+            }
+            write(value, &mut self.text);
+        }
+        self.text.push(']');
+        self
+    }
+
     pub(crate) fn optional(&mut self, key: &'static str, value: Option<&str>) -> &mut Self {
         if let Some(value) = value {
             self.text(key, value);
@@ -240,17 +273,18 @@ pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Rec
             };
             facts.text("reason", reason);
         }
-        Event::Subscribed {
-            who,
-            filter,
-            qos,
-            narrowed,
-        } => {
+        Event::Subscribed { who, granted } => {
             facts
                 .who(who)
-                .text("filter", filter)
-                .number("qos", qos_number(*qos))
-                .flag("narrowed", *narrowed);
+                .texts("filters", granted.iter().map(|granted| granted.filter))
+                .numbers("qos", granted.iter().map(|granted| qos_number(granted.qos)))
+                .texts(
+                    "narrowed",
+                    granted
+                        .iter()
+                        .filter(|granted| granted.narrowed)
+                        .map(|granted| granted.filter),
+                );
         }
         Event::SubscribeDenied { who, filter, rule } => {
             facts.who(who).text("filter", filter).text("rule", rule);

@@ -23,7 +23,7 @@ use crate::engine::{
     Attached, Close, Engine, Fate, Published, Receipt, Routing, Session, Taken, Tickets,
 };
 use crate::guard::{self, Inbound, Subject};
-use crate::hook::{BatchFacts, Disconnected, Event, Verdict, Watch};
+use crate::hook::{BatchFacts, Disconnected, Event, Granted, Verdict, Watch};
 use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
 use crate::ticket::{Progress, Ticket};
@@ -36,6 +36,10 @@ use crate::wire::{
 /// A receiver without progress that holds publishers, or a socket that takes no bytes, is ended
 /// after this time (rule 13).
 pub(crate) const STALL: Duration = Duration::from_secs(5);
+
+/// Longest filters together that observers are told of in one event, bytes: a record of them fits
+/// in a line, whatever has to be escaped.
+const TOLD_TOGETHER: usize = 2048;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -576,25 +580,61 @@ impl Connection {
         routing: &mut Routing<'_>,
     ) -> Result<(), End> {
         let mut codes: SmallVec<[ReasonCode; 8]> = SmallVec::new();
+        let mut granted: SmallVec<[Granted<'_>; 8]> = SmallVec::new();
+        let mut told = 0;
+        let mut sound = Ok(());
         for (text, options) in &subscribe.filters {
             self.facts.filters += 1;
-            let code = match filter(text, settings)? {
-                Some(filter) => self.engine.subscribe(
-                    &self.attached,
-                    filter,
-                    *options,
-                    subscribe.subscription_id,
-                    routing,
-                ),
-                None => ReasonCode::TopicFilterInvalid,
+            let filter = match filter(text, settings) {
+                Ok(filter) => filter,
+                Err(end) => {
+                    sound = Err(end);
+                    break;
+                }
             };
-            self.facts.refused += u32::from(code.is_error());
-            codes.push(code);
+            let id = subscribe.subscription_id;
+            let answer = filter.map_or(Err(ReasonCode::TopicFilterInvalid), |filter| {
+                self.engine
+                    .subscribe(&self.attached, filter, *options, id, routing)
+            });
+            codes.push(match answer {
+                Ok(new) => {
+                    if told + new.filter.len() > TOLD_TOGETHER {
+                        self.subscribed(&granted, routing);
+                        granted.clear();
+                        told = 0;
+                    }
+                    told += new.filter.len();
+                    granted.push(new);
+                    match new.qos {
+                        QoS::AtMostOnce => ReasonCode::Success,
+                        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+                    }
+                }
+                Err(code) => {
+                    self.facts.refused += 1;
+                    code
+                }
+            });
         }
+        self.subscribed(&granted, routing);
+        sound?;
         let version = self.terms.version;
         let before = self.replies.len();
         wire::suback(&mut self.replies, version, subscribe.id, &codes, None);
         self.fits(before)
+    }
+
+    /// Tells the observers what was granted.
+    fn subscribed(&self, granted: &[Granted<'_>], routing: &Routing<'_>) {
+        if !granted.is_empty() {
+            let event = Event::Subscribed {
+                who: self.guard.subject().snapshot(),
+                granted,
+            };
+            self.engine.modules.observe(&event, routing.now);
+        }
     }
 
     fn unsubscribe(

@@ -85,7 +85,7 @@ fn the_record_says_who_did_what_from_where_by_which_rule() {
             "connect",
             &["peer", "method", "credential", "version", "listener"][..],
         ),
-        ("subscribe", &["filter"]),
+        ("subscribe", &[]),
         ("subscribe-denied", &["filter", "rule"]),
         ("publish-denied", &["topic", "action", "rule"]),
         ("unsubscribe", &["filter"]),
@@ -97,6 +97,9 @@ fn the_record_says_who_did_what_from_where_by_which_rule() {
             assert!(!text.is_empty(), "{event} {name}: {record}");
         }
     }
+    let granted = broker.record("subscribe", &who);
+    assert_eq!(granted["filters"], serde_json::json!(["lab/a"]));
+    assert_eq!(granted["qos"], serde_json::json!([1]));
     let denied = broker.record("publish-denied", &who);
     assert!(
         denied["rule"].as_str().unwrap().contains("deny"),

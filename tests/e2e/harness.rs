@@ -603,8 +603,11 @@ pub(crate) fn find_record(directory: &Path, event: &str, fields: &[(&str, &str)]
         .map(|line| serde_json::from_str::<Value>(line).unwrap())
         .find(|record| {
             let has = |(name, part): &(&str, &str)| {
-                let value = record.get(name).and_then(Value::as_str);
-                value.is_some_and(|value| value.contains(part))
+                let text = |value: &Value| value.as_str().is_some_and(|text| text.contains(part));
+                record.get(name).is_some_and(|value| match value {
+                    Value::Array(values) => values.iter().any(text),
+                    value => text(value),
+                })
             };
             record["event"] == event && fields.iter().all(has)
         })

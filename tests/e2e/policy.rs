@@ -111,7 +111,7 @@ fn rule_5_a_subscription_is_granted_only_if_the_policy_covers_it_all() {
     broker.record("subscribe-denied", &fields);
     broker.record(
         "subscribe",
-        &[("principal", "user:anna"), ("filter", "a/#")],
+        &[("principal", "user:anna"), ("filters", "a/#")],
     );
 }
 

@@ -110,7 +110,7 @@ fn the_commands_that_quickstart_prints_work_as_printed() {
     let seen = Lines::of(watcher.stdout.take().unwrap());
     demo.record(
         "subscribe",
-        &[("principal", "cert:operator"), ("filter", "devices/#")],
+        &[("principal", "cert:operator"), ("filters", "devices/#")],
     );
     demo.run(&certificate).succeeded();
     demo.run(&token).succeeded();

@@ -407,7 +407,7 @@ fn a_mosquitto_bridge_carries_messages_both_ways() {
     // It tried its own dialect first, was refused, and came back.
     broker.record(
         "subscribe",
-        &[("client_id", "bridge"), ("filter", "lab/in/#")],
+        &[("client_id", "bridge"), ("filters", "lab/in/#")],
     );
     broker.record("refuse", &[("listener", "local"), ("rule", "protocol")]);
 

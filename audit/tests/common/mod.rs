@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use portcullis_audit::{Audit, AuditSettings, Report, Status, verify};
 use portcullis_core::clock::Now;
-use portcullis_core::hook::{Credential, Event, Identity, Observer, Principal, Snapshot};
+use portcullis_core::hook::{Credential, Event, Granted, Identity, Observer, Principal, Snapshot};
 use portcullis_core::wire::QoS;
 
 /// A client, proven.
@@ -26,9 +26,11 @@ pub(crate) fn subscribe(audit: &Audit, who: &str, filter: &str) {
     let who = client(who);
     let event = Event::Subscribed {
         who: &who,
-        filter,
-        qos: QoS::AtLeastOnce,
-        narrowed: false,
+        granted: &[Granted {
+            filter,
+            qos: QoS::AtLeastOnce,
+            narrowed: false,
+        }],
     };
     audit.event(&event, Now::read());
 }

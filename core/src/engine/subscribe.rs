@@ -4,28 +4,29 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::guard::{self, Grant};
-use crate::hook::Event;
+use crate::hook::{Event, Granted};
 use crate::topic::TopicFilter;
-use crate::wire::{QoS, ReasonCode, RetainHandling, SubscribeOptions};
+use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions};
 
 use super::session::Subscription;
 use super::tree::Entry;
 use super::{Attached, Engine, Routing};
 
 impl Engine {
-    /// Subscribes, or replaces a subscription \[MQTT-3.8.4-3\]. The answer is the SUBACK's code.
-    pub(crate) fn subscribe(
+    /// Subscribes, or replaces a subscription \[MQTT-3.8.4-3\]. A refusal is the SUBACK's code, and
+    /// has been told to the observers; what was granted is the caller's to tell.
+    pub(crate) fn subscribe<'f>(
         &self,
         attached: &Attached,
-        filter: TopicFilter<'_>,
+        filter: TopicFilter<'f>,
         mut options: SubscribeOptions,
         id: Option<NonZeroU32>,
         routing: &mut Routing<'_>,
-    ) -> ReasonCode {
+    ) -> Result<Granted<'f>, ReasonCode> {
         let session = &attached.session;
         let mut state = session.lock();
         if state.epoch != attached.epoch || state.ended {
-            return ReasonCode::UnspecifiedError;
+            return Err(ReasonCode::UnspecifiedError);
         }
         state.refresh(routing);
         let who = Arc::clone(&state.subject);
@@ -49,7 +50,7 @@ impl Engine {
             }
             Err(rule) => {
                 denied(&rule);
-                return ReasonCode::NotAuthorized;
+                return Err(ReasonCode::NotAuthorized);
             }
         };
         let known = self
@@ -61,14 +62,14 @@ impl Engine {
         if is_new && state.subscriptions.len() >= limit {
             self.metrics.limits_hit.inc();
             denied(&format!("limits.subscriptions-per-session = {limit}"));
-            return ReasonCode::QuotaExceeded;
+            return Err(ReasonCode::QuotaExceeded);
         }
         let recorded = state.try_record(routing, |steps, session| {
             steps.subscribed(session, filter.as_str(), options, id);
         });
         if !recorded {
             denied("the store is full");
-            return ReasonCode::QuotaExceeded;
+            return Err(ReasonCode::QuotaExceeded);
         }
         let slot = if let Some(slot) = known {
             if let Some(subscription) = state.subscriptions.get_mut(slot.place as usize) {
@@ -84,7 +85,7 @@ impl Engine {
                 slot,
             };
             let Some((name, share)) = self.tree.add(filter, entry) else {
-                return ReasonCode::ImplementationSpecificError;
+                return Err(ReasonCode::ImplementationSpecificError);
             };
             state.insert(Subscription {
                 filter: name,
@@ -106,19 +107,11 @@ impl Engine {
         if wanted && filter.share().is_none() {
             state.send_retained(slot, routing);
         }
-        drop(state);
-        let event = Event::Subscribed {
-            who: who.snapshot(),
+        Ok(Granted {
             filter: filter.as_str(),
             qos: options.qos,
             narrowed: grant == Grant::Narrowed,
-        };
-        self.modules.observe(&event, routing.now);
-        match options.qos {
-            QoS::AtMostOnce => ReasonCode::Success,
-            QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-            QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-        }
+        })
     }
 
     /// Gives a subscription up; never refused.

@@ -34,7 +34,7 @@ pub use facts::{Alike, MessageFacts};
 pub use identity::{Attributes, Identity, Principal, PrincipalError, Snapshot};
 pub use modules::Modules;
 pub(crate) use modules::Watch;
-pub use observe::{Disconnected, Event, Observer, Tally};
+pub use observe::{Disconnected, Event, Granted, Observer, Tally};
 
 use std::future::Future;
 use std::pin::Pin;

@@ -31,6 +31,17 @@ pub trait Tally: Send {
     fn batch(&mut self, facts: &BatchFacts, now: Now);
 }
 
+/// One subscription that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted<'a> {
+    /// To what, `$share` prefix included.
+    pub filter: &'a str,
+    /// The maximum `QoS`.
+    pub qos: QoS,
+    /// Whether deliveries are filtered, because the policy covers it in part.
+    pub narrowed: bool,
+}
+
 /// Something that happened, with borrowed facts. Text in it comes from clients: escape it.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -85,16 +96,12 @@ pub enum Event<'a> {
         /// The whole reason.
         reason: &'a str,
     },
-    /// A subscription was granted, possibly narrowed.
+    /// Subscriptions were granted; those of one SUBSCRIBE together, unless their filters are long.
     Subscribed {
         /// Who.
         who: &'a Snapshot,
-        /// To what, `$share` prefix included.
-        filter: &'a str,
-        /// What was granted.
-        qos: QoS,
-        /// Whether deliveries are filtered.
-        narrowed: bool,
+        /// What was granted; not empty.
+        granted: &'a [Granted<'a>],
     },
     /// A subscription was refused.
     SubscribeDenied {
