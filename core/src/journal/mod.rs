@@ -56,6 +56,8 @@ mod kind {
 /// Compact when the log has grown to this multiple of what the last round left, but not before it is
 /// larger than one segment.
 const GROWTH: u64 = 2;
+/// A round goes on when no more than this waits to be written, bytes.
+const ROUND_WAITING: u64 = 4 << 20;
 
 /// The name of something in the log, and the round in which it was last written. Part of every
 /// message and author; means nothing without a journal.
@@ -213,9 +215,10 @@ impl Journal {
         self.log.finish_round();
     }
 
-    /// Whether much more can be appended before the disk has taken what waits.
+    /// Whether a round may go on: what it writes must not be why a message is refused, so it waits
+    /// until the disk has taken nearly all.
     pub(crate) fn has_room(&self) -> bool {
-        !matches!(self.log.is_full(), Some(Full::Buffer))
+        self.log.waiting() < ROUND_WAITING
     }
 
     /// Why nothing new is taken, if so. A disk that is only slow does not count.

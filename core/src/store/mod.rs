@@ -176,6 +176,12 @@ impl Log {
         self.0.shared.is_full()
     }
 
+    /// Bytes that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.0.shared.waiting()
+    }
+
     /// A ticket for all that was appended so far; `None` if nothing of it waits for the disk, or in
     /// [`Mode::Interval`].
     ///

@@ -219,6 +219,10 @@ impl Shared {
         self.room(&self.state.lock(), 1).err()
     }
 
+    pub(super) fn waiting(&self) -> u64 {
+        self.state.lock().waiting()
+    }
+
     pub(super) fn barrier(&self) -> Result<Option<Ticket>, Full> {
         let state = self.state.lock();
         if state.failed.is_some() {
