@@ -40,7 +40,7 @@ pub(crate) struct Link {
     /// When the client last acknowledged something or took bytes.
     pub(super) progress: Instant,
     /// An order to close, by somebody else.
-    pub(super) close: Option<Close>,
+    pub(super) close: Option<Box<Close>>,
     /// Messages encoded since the last take.
     pub(super) sent: u64,
     pub(super) connected_at: Instant,

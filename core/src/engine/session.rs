@@ -76,7 +76,7 @@ pub(crate) struct State {
     /// Walks over retained messages that are not finished.
     pub(super) scans: VecDeque<Scan>,
     /// Its deadlines while nobody is connected.
-    pub(super) timers: SmallVec<[TimerKey; 2]>,
+    pub(super) timers: Vec<TimerKey>,
     /// When it lost its connection and when its will is due, for the journal; milliseconds since
     /// the Unix epoch.
     pub(super) left: Option<(u64, Option<u64>)>,
@@ -186,7 +186,7 @@ impl Session {
                 promised: Vec::new(),
                 routing: 0,
                 scans: VecDeque::new(),
-                timers: SmallVec::new(),
+                timers: Vec::new(),
                 left: None,
                 ended: false,
             }),
@@ -247,7 +247,7 @@ impl State {
     /// Orders the connection, if there is one, to end.
     pub(super) fn order(&mut self, close: Close, routing: &mut Routing<'_>) {
         if let Some(link) = &mut self.link {
-            link.close.get_or_insert(close);
+            link.close.get_or_insert_with(|| Box::new(close));
             link.wake(routing);
         }
     }
@@ -300,7 +300,7 @@ impl State {
                 barrier: None,
             };
         };
-        if let Some(close) = link.close.take() {
+        if let Some(close) = link.close.take().map(|close| *close) {
             return Taken::Close(close);
         }
         link.usual = link.output.len().clamp(256, 64 << 10);

@@ -10,7 +10,7 @@ use crate::message::{Asked, Publication};
 
 use super::{Authorized, Denial, Rights, Subject};
 
-/// Places in the cache; a device publishes to few topics.
+/// Most places in the cache; a device publishes to few topics, and most to one.
 const SLOTS: usize = 8;
 
 /// Longest topic that is cached, bytes: bounds the cache of a connection to a few KiB.
@@ -21,7 +21,8 @@ pub(crate) struct Inbound {
     subject: Arc<Subject>,
     rights: Arc<Rights>,
     hasher: foldhash::fast::RandomState,
-    slots: Vec<Option<RouteSlot>>,
+    /// None, or a power of two; a vacant one has an empty topic.
+    slots: Vec<RouteSlot>,
     /// For topics that are not cached.
     spare: RouteSlot,
 }
@@ -96,15 +97,15 @@ impl Inbound {
             *spare = RouteSlot::of("");
             spare
         } else {
-            if slots.is_empty() {
-                slots.resize_with(SLOTS, || None);
+            let hash = hasher.hash_one(topic);
+            let taken = slots
+                .get(place(hash, slots.len()))
+                .is_none_or(|slot| !slot.topic.is_empty() && *slot.topic != *topic);
+            if taken && slots.len() < SLOTS {
+                grow(slots, hasher);
             }
-            // The remainder is below SLOTS.
-            let place = usize::try_from(hasher.hash_one(topic) % SLOTS as u64).unwrap_or_default();
-            match slots.get_mut(place) {
-                Some(slot) => slot.get_or_insert_with(|| RouteSlot::of("")),
-                None => spare,
-            }
+            let place = place(hash, slots.len());
+            slots.get_mut(place).unwrap_or(spare)
         };
         // Compared in full: a collision costs a lookup, never a wrong decision.
         if *slot.topic != *topic {
@@ -131,5 +132,24 @@ impl Inbound {
             *known = message.alike();
         }
         Ok((Authorized(publication), slot))
+    }
+}
+/// The place of a topic with this hash among so many.
+fn place(hash: u64, places: usize) -> usize {
+    // The low bits; where there are no places nothing is found at any.
+    usize::try_from(hash & places.saturating_sub(1) as u64).unwrap_or_default()
+}
+
+/// Twice the places, or the first one.
+fn grow(slots: &mut Vec<RouteSlot>, hasher: &foldhash::fast::RandomState) {
+    let old = std::mem::take(slots);
+    let places = (old.len() * 2).max(1);
+    slots.reserve_exact(places);
+    slots.resize_with(places, || RouteSlot::of(""));
+    for slot in old.into_iter().filter(|slot| !slot.topic.is_empty()) {
+        let place = place(hasher.hash_one(&*slot.topic), places);
+        if let Some(new) = slots.get_mut(place) {
+            *new = slot;
+        }
     }
 }
