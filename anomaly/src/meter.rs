@@ -15,7 +15,7 @@ use portcullis_core::hook::{BatchFacts, Meter, Verdict};
 use portcullis_core::wire::ReasonCode;
 
 use crate::bucket::{Bucket, Plan};
-use crate::limiter::Shared;
+use crate::limiter::{Shared, State};
 use crate::settings::{Rate, Settings};
 
 /// The longest pause of reading that one batch causes.
@@ -52,9 +52,9 @@ impl Plans {
 /// The meter of one connection.
 pub(crate) struct ClientMeter {
     shared: Arc<Shared>,
-    /// The generation of settings that `plans` are of.
+    /// The generation of settings that `state` is of.
     version: u64,
-    plans: Plans,
+    state: Arc<State>,
     publishes: Bucket,
     bytes: Bucket,
     filters: Nuisance,
@@ -65,11 +65,11 @@ pub(crate) struct ClientMeter {
 impl ClientMeter {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let version = shared.version();
-        let plans = shared.state().plans;
+        let state = shared.state();
         Self {
             shared,
             version,
-            plans,
+            state,
             publishes: Bucket::default(),
             bytes: Bucket::default(),
             filters: Nuisance::default(),
@@ -84,18 +84,19 @@ impl ClientMeter {
         if version == self.version {
             return;
         }
-        let (old, new) = (self.plans, self.shared.state().plans);
+        let state = self.shared.state();
+        let (old, new) = (&self.state.plans, &state.plans);
         self.version = version;
-        self.plans = new;
         self.publishes.rebase(&old.publishes, &new.publishes);
         self.bytes.rebase(&old.bytes, &new.bytes);
         self.filters.bucket.rebase(&old.filters, &new.filters);
         self.pings.bucket.rebase(&old.pings, &new.pings);
         self.refused.bucket.rebase(&old.refused, &new.refused);
+        self.state = state;
     }
 
     fn judge(&mut self, facts: &BatchFacts, at: u64) -> Verdict {
-        let plans = &self.plans;
+        let plans = &self.state.plans;
         self.publishes
             .charge(facts.publishes.into(), &plans.publishes, at);
         self.bytes.charge(facts.publish_bytes, &plans.bytes, at);

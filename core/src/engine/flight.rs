@@ -134,7 +134,7 @@ impl State {
     }
 
     fn forget(&mut self, place: Option<usize>, routing: &mut Routing<'_>) {
-        if place.is_some_and(|place| place >= self.inflight.len() - self.resuming) {
+        if place.is_some_and(|place| place >= self.inflight.len() - usize::from(self.resuming)) {
             self.resuming -= 1;
         }
         let gone = place.and_then(|place| self.inflight.remove(place));
@@ -148,7 +148,8 @@ impl State {
 
     /// Everything in flight has to be sent again on this new connection \[MQTT-4.4.0-1\].
     pub(super) fn resume(&mut self, routing: &mut Routing<'_>) {
-        self.resuming = self.inflight.len();
+        // At most as many as there are packet identifiers.
+        self.resuming = u16::try_from(self.inflight.len()).unwrap_or(u16::MAX);
         self.resend(routing);
     }
 
@@ -157,7 +158,7 @@ impl State {
     /// instead.
     pub(super) fn resend(&mut self, routing: &mut Routing<'_>) {
         while self.resuming > 0 {
-            let place = self.inflight.len() - self.resuming;
+            let place = self.inflight.len() - usize::from(self.resuming);
             let Some(link) = &mut self.link else { return };
             let Some(flight) = self.inflight.get(place) else {
                 return;

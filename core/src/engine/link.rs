@@ -30,7 +30,7 @@ pub(crate) struct Link {
     /// Encoded packets for the socket; without an allocation while there are none.
     pub(super) output: Vec<u8>,
     /// How large the output was when it was last taken.
-    pub(super) usual: usize,
+    pub(super) usual: u32,
     pub(super) waker: Option<Waker>,
     /// The connection knows that there is something to do.
     pub(super) awake: bool,
@@ -189,7 +189,7 @@ impl Link {
             return false;
         }
         if self.output.capacity() == 0 {
-            self.output = Vec::with_capacity(self.usual);
+            self.output = Vec::with_capacity(self.usual as usize);
         }
         wire::publish(&mut self.output, self.version, &outbound);
         if outbound.alias.is_some() && !outbound.topic.is_empty() {

@@ -65,7 +65,7 @@ pub(crate) struct State {
     pub(super) queue: Queue,
     pub(super) inflight: VecDeque<InFlight>,
     /// How many at the end of `inflight` are still to be sent again on this connection.
-    pub(super) resuming: usize,
+    pub(super) resuming: u16,
     pub(super) last_id: u16,
     pub(super) received: IdSet,
     /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
@@ -303,7 +303,9 @@ impl State {
         if let Some(close) = link.close.take().map(|close| *close) {
             return Taken::Close(close);
         }
-        link.usual = link.output.len().clamp(256, 64 << 10);
+        link.usual = u32::try_from(link.output.len())
+            .unwrap_or(u32::MAX)
+            .clamp(256, 64 << 10);
         std::mem::swap(into, &mut link.output);
         link.awake = false;
         if link
@@ -357,3 +359,14 @@ impl State {
 
 /// Of most deliveries: none or one.
 pub(super) type Wakes = SmallVec<[Waker; 4]>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_the_size_that_the_memory_per_connection_is_reckoned_with() {
+        // With its two counters a size class of the allocator.
+        assert!(size_of::<Session>() + 16 <= 640, "{}", size_of::<Session>());
+    }
+}
