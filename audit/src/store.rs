@@ -23,6 +23,9 @@ use crate::record::{Facts, Kind, Record, rfc3339};
 use crate::verify::{self, HEAD, Next, PUBLIC_KEY, Scan, Segment};
 use crate::writer::OnFull;
 
+/// Room for lines that is kept between commits, bytes.
+const SPARE: usize = 64 << 10;
+
 const KEY: &str = "audit.key";
 /// A PEM key has some hundred bytes; more is not read.
 const MAX_KEY: usize = 4096;
@@ -192,6 +195,8 @@ impl Store {
             self.untidy = false;
             self.current.bytes += self.buffer.len() as u64;
             self.buffer.clear();
+            // A storm of connects leaves megabytes behind otherwise.
+            self.buffer.shrink_to(SPARE);
         }
         if self.head.count != self.seq || self.head.closed != closed {
             self.cover(closed, now)?;

@@ -41,6 +41,10 @@ impl State {
     }
 
     pub(super) fn insert(&mut self, subscription: Subscription) {
+        if self.subscriptions.capacity() == 0 {
+            // Most devices have one.
+            self.subscriptions.reserve_exact(1);
+        }
         let hash = index_hash(subscription.filter);
         let place = u32::try_from(self.subscriptions.insert(subscription)).unwrap_or(u32::MAX);
         let subscriptions = &self.subscriptions;
