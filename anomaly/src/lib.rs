@@ -9,7 +9,8 @@
 //! - **A stranger** spends the budget of his own address (IPv4 /32, IPv6 /64) and its surroundings
 //!   (/24, /48), never that of somebody's name: what is claimed is not looked at.
 //! - **A proven client** spends its own: over its publish limits it is read more slowly and loses
-//!   nothing; with floods that have no use (subscription churn, pings, refused actions) it is
+//!   nothing; with floods that have no use (subscription churn, pings, acknowledgements of nothing,
+//!   refused actions) it is
 //!   slowed, then disconnected.
 //! - **A device that flaps**, or two that fight for one client id, are delayed, then refused, by
 //!   principal *and* client id, so nobody can lock out somebody else's.

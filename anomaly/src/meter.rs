@@ -3,7 +3,7 @@
 //! Packets are charged after they were read, so a bucket may owe; the answer is a pause of reading
 //! until it no longer does, at most [`LONGEST_PAUSE`] at a time (an empty batch then asks again).
 //! Publishes are only ever slowed. What has no use beyond a certain rate - subscription churn,
-//! pings, refused actions - is slowed too, and ends the connection when one read goes far over the
+//! pings, acknowledgements of nothing, refused actions - is slowed too, and ends the connection when one read goes far over the
 //! burst or the client keeps at it for [`PATIENCE`].
 
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub(crate) struct Plans {
     bytes: Plan,
     filters: Plan,
     pings: Plan,
+    stray: Plan,
     refused: Plan,
 }
 
@@ -44,6 +45,7 @@ impl Plans {
             bytes: Plan::new(bandwidth, bandwidth.burst().max(settings.max_packet_size)),
             filters: plain(settings.filter_rate),
             pings: plain(settings.ping_rate),
+            stray: plain(settings.stray_rate),
             refused: plain(settings.refused_rate),
         }
     }
@@ -59,6 +61,7 @@ pub(crate) struct ClientMeter {
     bytes: Bucket,
     filters: Nuisance,
     pings: Nuisance,
+    stray: Nuisance,
     refused: Nuisance,
 }
 
@@ -74,6 +77,7 @@ impl ClientMeter {
             bytes: Bucket::default(),
             filters: Nuisance::default(),
             pings: Nuisance::default(),
+            stray: Nuisance::default(),
             refused: Nuisance::default(),
         }
     }
@@ -91,6 +95,7 @@ impl ClientMeter {
         self.bytes.rebase(&old.bytes, &new.bytes);
         self.filters.bucket.rebase(&old.filters, &new.filters);
         self.pings.bucket.rebase(&old.pings, &new.pings);
+        self.stray.bucket.rebase(&old.stray, &new.stray);
         self.refused.bucket.rebase(&old.refused, &new.refused);
         self.state = state;
     }
@@ -114,6 +119,10 @@ impl ClientMeter {
             .and(
                 self.pings
                     .charge(facts.pings, &plans.pings, at, "PINGREQ packets"),
+            )
+            .and(
+                self.stray
+                    .charge(facts.stray, &plans.stray, at, "acknowledgements of nothing"),
             )
             .and(self.refused.charge(
                 facts.refused,

@@ -99,6 +99,9 @@ pub struct Settings {
     pub filter_rate: Rate,
     /// PINGREQ packets of one connection. Default 10/s: no keep-alive asks for more than 1/s.
     pub ping_rate: Rate,
+    /// Acknowledgements of one connection that answer nothing. Default 100/s: after a broken
+    /// connection a client may answer a whole window of what is no longer under way.
+    pub stray_rate: Rate,
     /// Publishes and filters of one connection that the policy refuses. Default 10/s.
     pub refused_rate: Rate,
     /// Connects of one client id of one principal; the burst is one span of it. Default 20/min.
@@ -124,6 +127,7 @@ impl Default for Settings {
             max_packet_size: 1 << 20,
             filter_rate: Rate::per_second(100),
             ping_rate: Rate::per_second(10),
+            stray_rate: Rate::per_second(100),
             refused_rate: Rate::per_second(10),
             connects_per_client: Rate::per_minute(20),
             connects_per_principal: Rate::per_minute(3000),

@@ -363,7 +363,7 @@ fn one_packet_of_the_largest_size_is_always_within_the_burst() {
 
 type Fill = fn(u32) -> BatchFacts;
 
-const FLOODS: [(&str, Fill, u32); 3] = [
+const FLOODS: [(&str, Fill, u32); 4] = [
     (
         "filters",
         |n| BatchFacts {
@@ -383,6 +383,15 @@ const FLOODS: [(&str, Fill, u32); 3] = [
         100,
     ),
     (
+        "acknowledgements of nothing",
+        |n| BatchFacts {
+            stray: n,
+            packets: n,
+            ..BatchFacts::default()
+        },
+        1000,
+    ),
+    (
         "refused",
         |n| BatchFacts {
             refused: n,
@@ -393,7 +402,7 @@ const FLOODS: [(&str, Fill, u32); 3] = [
     ),
 ];
 
-// Attack E41: SUBSCRIBE/UNSUBSCRIBE churn, PINGREQ floods, refused actions.
+// Attack E41: SUBSCRIBE/UNSUBSCRIBE churn, PINGREQ floods, stray acknowledgements, refused actions.
 #[test]
 fn what_has_no_use_is_slowed_then_ends_the_connection_with_its_will() {
     for (what, facts, burst) in FLOODS {
@@ -448,6 +457,7 @@ fn a_client_within_its_limits_never_waits() {
     let second = BatchFacts {
         filters: 100,
         pings: 10,
+        stray: 100,
         refused: 10,
         ..publishes(200, 1 << 20)
     };

@@ -550,13 +550,16 @@ impl Connection {
         Ok(())
     }
 
-    fn acknowledged(&self, kind: AckKind, ack: &Ack<'_>, routing: &mut Routing<'_>) {
-        self.attached
+    fn acknowledged(&mut self, kind: AckKind, ack: &Ack<'_>, routing: &mut Routing<'_>) {
+        let moved = self
+            .attached
             .acknowledged(kind, ack.id.get(), ack.reason, routing);
+        self.facts.stray += u32::from(!moved);
     }
 
     fn release(&mut self, ack: &Ack<'_>, routing: &mut Routing<'_>) {
         let known = self.attached.released(ack.id.get(), routing);
+        self.facts.stray += u32::from(!known);
         let reason = if known || !self.terms.version.is_v5() {
             ReasonCode::Success
         } else {

@@ -170,6 +170,21 @@ fn what_is_no_connect_or_too_large_a_one_is_closed_from_its_first_bytes() {
 }
 
 #[test]
+fn a_flood_of_acknowledgements_of_nothing_ends_the_connection() {
+    let broker = Broker::start(|_| ());
+    let mut wire = broker.wire();
+    wire.send(&raw::connect(5, "pump", 60, ANNA));
+    assert_eq!(wire.receive().unwrap().1[1], 0);
+    // A window's worth, as after a lost connection, is nothing.
+    wire.send(&raw::packet(0x40, &[0, 7]).repeat(256));
+    wire.send(&raw::packet(0xc0, &[]));
+    assert_eq!(wire.receive(), Some((0xd0, Vec::new())), "PINGRESP");
+    wire.send(&raw::packet(0x40, &[0, 7]).repeat(20_000));
+    let (first, body) = wire.receive().unwrap();
+    assert_eq!((first, body[0]), (0xe0, 0x96), "Message rate too high");
+}
+
+#[test]
 fn rule_9_a_packet_over_the_limit_ends_the_connection_with_its_code() {
     let broker = Broker::start(|setup| {
         setup.mqtt += "max-packet-size = \"2 KiB\"\nconnect-packet-size = \"2 KiB\"\n";

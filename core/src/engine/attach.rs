@@ -348,18 +348,16 @@ impl Attached {
         self.session.lock().take(self.epoch, into, waker, routing)
     }
 
-    /// The client acknowledged something that was sent to it.
+    /// The client acknowledged something that was sent to it; whether that moved anything on.
     pub(crate) fn acknowledged(
         &self,
         kind: AckKind,
         id: u16,
         reason: ReasonCode,
         routing: &mut Routing<'_>,
-    ) {
+    ) -> bool {
         let mut state = self.session.lock();
-        if state.epoch == self.epoch {
-            state.acknowledged(kind, id, reason, routing);
-        }
+        state.epoch == self.epoch && state.acknowledged(kind, id, reason, routing)
     }
 
     /// Remembers a `QoS` 2 message before it is routed, so that a connection that takes over in

@@ -83,18 +83,24 @@ impl Kept {
 }
 
 impl State {
-    /// The client acknowledged something.
+    /// The client acknowledged something; whether that moved anything on.
     pub(super) fn acknowledged(
         &mut self,
         kind: AckKind,
         id: u16,
         reason: ReasonCode,
         routing: &mut Routing<'_>,
-    ) {
-        let Some(link) = &mut self.link else { return };
+    ) -> bool {
+        let Some(link) = &mut self.link else {
+            return false;
+        };
         // What moves nothing on is no progress: a client cannot hold publishers up for ever by
         // acknowledging what was never sent.
-        let mut progress = || link.progress = routing.now.mono;
+        let mut moved = false;
+        let mut progress = || {
+            moved = true;
+            link.progress = routing.now.mono;
+        };
         let place = self.inflight.iter().position(|flight| flight.id == id);
         let flight = place.and_then(|place| self.inflight.get_mut(place));
         let (entry, state) = match flight {
@@ -131,6 +137,7 @@ impl State {
             }
             _ => {}
         }
+        moved
     }
 
     fn forget(&mut self, place: Option<usize>, routing: &mut Routing<'_>) {

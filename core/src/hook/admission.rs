@@ -69,6 +69,8 @@ pub struct BatchFacts {
     pub pings: u32,
     /// Publishes and filters that the policy refused.
     pub refused: u32,
+    /// Acknowledgements of what is not under way.
+    pub stray: u32,
     /// Messages delivered to this client since the last batch.
     pub egress_messages: u64,
     /// Deliveries to other sessions that this client's publishes caused.
