@@ -130,8 +130,11 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
                 .map(|(key, value)| (key.into(), value.into())),
         );
     }
-    let name = wiring::own_name(&config, &question.principal);
+    let (source, name) = wiring::own_name(&config, &question.principal);
     attributes.insert("name".to_owned(), name.to_owned());
+    if let (Some(ca), true) = (source, question.principal.starts_with("cert:")) {
+        attributes.insert("cert.ca".to_owned(), ca.to_owned());
+    }
     let who = Who {
         principal: question.principal.clone(),
         roles: question.roles.clone(),

@@ -126,7 +126,7 @@ impl Keeper {
     }
 
     /// Records what was allowed by learning alone, and says loudly when it begins and ends.
-    fn tell_lessons(&self, modules: &Running) {
+    pub fn tell_lessons(&self, modules: &Running) {
         for learned in modules.acl.learned() {
             self.learned.fetch_add(1, Ordering::Relaxed);
             modules.broker.observe(&Event::Learned {

@@ -8,7 +8,7 @@ use portcullis_auth::tls;
 use portcullis_core::clock::Now;
 use portcullis_core::hook::Event;
 
-use crate::config::Config;
+use crate::config::{Bind, Config, Learn, Listener};
 use crate::run::Running;
 use crate::wiring;
 
@@ -18,9 +18,25 @@ pub struct Live {
     pub modules: Running,
     /// The configuration in force.
     pub config: Config,
+    /// The listeners as they were bound.
+    bound: Vec<(String, Bind, bool, bool)>,
+    /// What the listeners were last taught.
+    taught: Vec<(String, Option<Learn>)>,
 }
 
 impl Live {
+    /// What runs with the configuration that it was started with.
+    #[must_use]
+    pub fn new(modules: Running, config: Config) -> Self {
+        let bound = config.listeners.iter().map(as_bound).collect();
+        Self {
+            bound,
+            taught: lessons_of(&config),
+            modules,
+            config,
+        }
+    }
+
     /// Reads everything again. Blocks: not for the broker's own threads.
     pub fn reload(&mut self) {
         let mut failed = Vec::new();
@@ -30,6 +46,7 @@ impl Live {
                 self.listeners(&config, &mut failed);
                 self.identities(&config, &mut failed);
                 self.policy(&config, &mut failed);
+                self.lessons(&config, &mut failed);
                 self.config = config;
                 // Returns when every session goes by what is new.
                 self.modules.broker.sweep();
@@ -120,7 +137,6 @@ impl Live {
                     .install(&self.modules, policy, Now::read());
             });
         self.unit("policy", result, failed);
-        self.lessons(config, failed);
         let result = wiring::load_shadow(config)
             .map_err(|errors| errors.join("\n"))
             .map(|candidate| self.modules.acl.shadow(candidate.map(Into::into)));
@@ -129,23 +145,35 @@ impl Live {
         }
     }
 
-    fn lessons(&self, config: &Config, failed: &mut Vec<String>) {
-        let learn = |config: &Config| {
-            let listeners = config.listeners.iter();
-            let learn = listeners.map(|listener| (listener.name.clone(), listener.learn.clone()));
-            learn.collect::<Vec<_>>()
+    /// A listener is taught only what the file allows to one that is bound and guarded like it.
+    fn lessons(&mut self, config: &Config, failed: &mut Vec<String>) {
+        let new = lessons_of(config);
+        let unlike = config.listeners.iter().find(|listener| {
+            let kept = failed.contains(&format!("listener {}", listener.name));
+            listener.learn.is_some() && (kept || !self.bound.contains(&as_bound(listener)))
+        });
+        let result = match unlike {
+            Some(listener) => Err(format!(
+                "the listener {} does not run as the file says, so it is not taught; restart, or \
+                 mend its unit",
+                listener.name
+            )),
+            None => wiring::lessons(config, Now::read().wall),
         };
-        let result = wiring::lessons(config, Now::read().wall).and_then(|(lessons, warnings)| {
+        let result = result.and_then(|(lessons, warnings)| {
             for warning in warnings {
                 tracing::warn!("{warning}");
             }
             // What was noted stays noted while the lessons are the same.
-            if learn(config) == learn(&self.config) {
+            if new == self.taught {
                 return Ok(());
             }
             self.modules.acl.teach(lessons)
         });
-        if result.is_err() || learn(config) != learn(&self.config) {
+        if result.is_err() || new != self.taught {
+            if result.is_ok() {
+                self.taught = new;
+            }
             self.unit("learning", result, failed);
         }
     }
@@ -161,6 +189,23 @@ impl Live {
             error: error.as_deref(),
         });
     }
+}
+
+/// What of a listener needs a restart, as far as learning depends on it.
+fn as_bound(listener: &Listener) -> (String, Bind, bool, bool) {
+    (
+        listener.name.clone(),
+        listener.bind.clone(),
+        listener.tls().is_some(),
+        listener.trusted_proxies.is_some(),
+    )
+}
+
+fn lessons_of(config: &Config) -> Vec<(String, Option<Learn>)> {
+    let listeners = config.listeners.iter();
+    listeners
+        .map(|listener| (listener.name.clone(), listener.learn.clone()))
+        .collect()
 }
 
 /// What a listener cannot change while it listens.

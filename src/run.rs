@@ -106,6 +106,7 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         task.abort();
     }
     running.broker.stop().await;
+    running.keeper.tell_lessons(&running);
     control::unbind(&data_dir);
     let audit = Arc::clone(&running.audit);
     // Blocks until the last record is on disk.
@@ -220,10 +221,7 @@ impl Running {
         signals: &mut Signals,
         stop: &Notify,
     ) -> Result<(), Vec<String>> {
-        let live = Arc::new(Mutex::new(Live {
-            modules: self.clone(),
-            config,
-        }));
+        let live = Arc::new(Mutex::new(Live::new(self.clone(), config)));
         loop {
             tokio::select! {
                 _ = signals.terminate.recv() => return Ok(()),

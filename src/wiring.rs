@@ -260,9 +260,9 @@ fn client_cas(config: &Config) -> impl Iterator<Item = &(Option<String>, config:
 }
 
 /// The NAME of a principal as `{name}` has it: without the CA or the issuer that vouches for it, where
-/// this configuration gives principals one.
+/// this configuration gives principals one. That one comes first.
 #[must_use]
-pub fn own_name<'a>(config: &Config, principal: &'a str) -> &'a str {
+pub fn own_name<'a>(config: &Config, principal: &'a str) -> (Option<&'a str>, &'a str) {
     let (kind, name) = principal.split_once(':').unwrap_or(("", principal));
     let auth = &config.auth;
     let sources: Vec<&str> = match kind {
@@ -279,8 +279,8 @@ pub fn own_name<'a>(config: &Config, principal: &'a str) -> &'a str {
         _ => Vec::new(),
     };
     match name.split_once('/') {
-        Some((source, own)) if sources.contains(&source) => own,
-        Some(_) | None => name,
+        Some((source, own)) if sources.contains(&source) => (Some(source), own),
+        Some(_) | None => (None, name),
     }
 }
 

@@ -301,6 +301,7 @@ const BAD_LISTENERS: &[(&str, &str, &str)] = &[
     ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\n[listener.learn]\nuntil = '2026-12-01T18:00:00Z'", "5:1", "topics"),
     ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\n[listener.learn]\nuntil = 'tonight'\ntopics = ['a']", "6:9", "write an instant with its zone"),
     ("name = 'a'\nbind = '0.0.0.0:1'\nplaintext = true\nallow-remote-plaintext = true\n[listener.learn]\nuntil = '2026-12-01T18:00:00Z'\ntopics = ['a']", "7:9", "learns from clients without certificates"),
+    ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\nproxy-protocol = true\ntrusted-proxies = ['127.0.0.1']\n[listener.learn]\nuntil = '2026-12-01T18:00:00Z'\ntopics = ['a']", "8:9", "learns from clients without certificates"),
     ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\ntrusted-proxies = ['10.0.0.0/8']", "5:19", "trusted-proxies in [[listener]] without proxy-protocol = true"),
     ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\nauth = ['certificate']", "5:9", "names \"certificate\", which is not configured; add client-ca to its [listener.tls]"),
     ("name = 'a'\nbind = '127.0.0.1:1'\nplaintext = true\nauth = ['jwt']", "5:9", "add a section [[auth.jwt]]"),

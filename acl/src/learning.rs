@@ -110,6 +110,15 @@ impl Lessons {
         })
     }
 
+    /// In place of others: what those allowed and nobody was told of yet is still to be told.
+    pub(crate) fn after(self, old: &Self) -> Self {
+        old.notes.0.lock().known.clear();
+        Self {
+            notes: Arc::clone(&old.notes),
+            ..self
+        }
+    }
+
     /// How many run at a time; none is known to without one.
     pub(crate) fn running(&self, at: Option<SystemTime>) -> impl Iterator<Item = &Lesson> {
         let list = self.list.iter().map(|(lesson, _)| lesson);
@@ -179,14 +188,15 @@ impl Grants for Pupil {
             return own;
         }
         let (asked, act) = match action {
-            Action::Publish => (Asked::Publish, Some(Act::Publish)),
-            Action::Retain => (Asked::Retain, Some(Act::Retain)),
-            Action::Will => (Asked::Will, Some(Act::Will)),
-            // Its subscription is what was noted.
-            Action::Receive => (Asked::Receive, None),
+            Action::Publish => (Asked::Publish, Act::Publish),
+            Action::Retain => (Asked::Retain, Act::Retain),
+            Action::Will => (Asked::Will, Act::Will),
+            // Not asked where the whole filter was noted: this is a subscription that the lesson
+            // covers in part, a response topic, a stored message.
+            Action::Receive => (Asked::Receive, Act::Subscribe),
         };
         let taught = self.lesson.decide(asked, topic.as_str(), &[]).allow != NONE;
-        if taught && act.is_none_or(|act| self.notes.note(&self.who, act, topic.as_str())) {
+        if taught && self.notes.note(&self.who, act, topic.as_str()) {
             Decision::Allow(Rule(LESSON))
         } else {
             Decision::Silent

@@ -174,6 +174,7 @@ impl Acl {
         let lessons = Lessons::new(lessons)?;
         let clock = self.clock.lock();
         let old = self.state.load_full();
+        let lessons = lessons.after(&old.lessons);
         let shadow = old.shadow.as_ref().map(|shadow| Shadow {
             candidate: Compiled::new(Arc::clone(&shadow.candidate.policy), *clock),
             differences: Arc::clone(&shadow.differences),

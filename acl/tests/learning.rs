@@ -181,3 +181,33 @@ fn a_lesson_names_filters_without_placeholders() {
         assert!(acl(POLICY).teach(vec![lesson]).is_err(), "{topic}");
     }
 }
+
+// A filter that reaches beyond the topics is granted in part, and each delivery is judged by itself.
+#[test]
+fn what_a_narrowed_subscription_receives_is_noted_topic_by_topic() {
+    let acl = school();
+    let client = on(&acl, "bench");
+    assert!(matches!(
+        client.cover(filter("#"), &small()),
+        Cover::Partial(_)
+    ));
+    let receive = |topic| client.decide(Action::Receive, name(topic), &small());
+    assert!(receive("line/speed").is_allowed());
+    assert!(receive("line/speed").is_allowed());
+    assert!(!receive("elsewhere").is_allowed());
+    assert_eq!(learned(&acl), ["cert:a subscribe line/speed"]);
+}
+
+// The operator ends the lesson: what it allowed in the last second is still told.
+#[test]
+fn what_was_not_told_yet_outlives_its_lesson() {
+    let acl = school();
+    let client = on(&acl, "bench");
+    assert!(
+        client
+            .decide(Action::Publish, name("line/a"), &small())
+            .is_allowed()
+    );
+    acl.teach(Vec::new()).unwrap();
+    assert_eq!(learned(&acl), ["cert:a publish line/a"]);
+}

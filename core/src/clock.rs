@@ -6,7 +6,7 @@
 //! The calendar of the system may be set, by an operator or by whoever answers its time queries. What
 //! has expired must not live again by that, so the calendar of this process never goes back: where
 //! the system's does, it goes on from where it was, at the pace of the monotonic clock, until the
-//! system's has caught up ([`Calendar`]).
+//! system's has caught up (`Calendar`).
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

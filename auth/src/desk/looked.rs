@@ -86,10 +86,11 @@ impl<'a> Looked<'a> {
     pub(super) fn fingerprint(&self) -> Option<[u8; 32]> {
         let leaf = self.attempt.certificate?.chain.first()?;
         let fingerprint = sha256(leaf);
-        let denied = self.state.denied.as_ref();
-        denied
-            .is_none_or(|denied| !denied.has(&fingerprint))
-            .then_some(fingerprint)
+        let everywhere = self.state.denied.as_ref();
+        let here = self.state.trusts.get(self.attempt.listener);
+        let denied = everywhere.is_some_and(|denied| denied.has(&fingerprint))
+            || here.is_some_and(|trust| trust.denies(&fingerprint));
+        (!denied).then_some(fingerprint)
     }
 
     /// Only a token may stand where a certificate and a token are required together.

@@ -186,8 +186,9 @@ impl Engine {
         let ticket = routing
             .write(
                 if id.is_durable() { id } else { known },
-                // Who comes back takes what waits and so makes room: a full store lets it in.
-                known.is_durable(),
+                // Who comes back takes what waits and so makes room: a full store lets it in, unless
+                // it brings a will that takes room itself.
+                known.is_durable() && client.will.as_ref().is_none_or(Will::is_small),
                 &mut |steps| {
                     if !id.is_durable() {
                         steps.ended(known);

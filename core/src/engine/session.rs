@@ -105,6 +105,11 @@ impl Will {
         }
     }
 
+    /// Whether a store that is full takes it, with the session that it belongs to.
+    pub(super) fn is_small(&self) -> bool {
+        self.message.weight() <= 1024
+    }
+
     /// As the journal writes it.
     pub(super) fn record(&self) -> WillRecord<'_> {
         WillRecord {

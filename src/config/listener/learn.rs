@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::super::problem::Position;
 use super::super::section::Section;
-use super::{Bind, ClientAuth, Security};
+use super::{ClientAuth, Security};
 
 /// `[listener.learn]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,12 +50,12 @@ pub(super) fn read_learn(section: &mut Section<'_>) -> Option<Learn> {
     read.flatten()
 }
 
-/// Off this machine only known devices may teach: whoever can reach the listener gets what the
-/// policy is silent about.
+/// From off this machine only known devices may teach: whoever can reach the listener gets what the
+/// policy is silent about. `local`: its clients are on this machine; those of a proxy are not.
 pub(super) fn check_learn(
     section: &Section<'_>,
     learn: Option<&Learn>,
-    bind: &Bind,
+    local: bool,
     security: &Security,
 ) {
     let Some(learn) = learn else { return };
@@ -63,10 +63,10 @@ pub(super) fn check_learn(
         Security::Plaintext => false,
         Security::Tls(tls) => matches!(tls.client_auth, ClientAuth::Required(_)),
     };
-    if !bind.is_local() && !known {
+    if !local && !known {
         section.source().error(
             learn.at,
-            "a listener off loopback learns from clients without certificates",
+            "a listener for clients off this machine learns from clients without certificates",
             "set client-auth = \"required\" in [listener.tls], bind to 127.0.0.1, or remove \
              [listener.learn]",
         );

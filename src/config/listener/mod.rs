@@ -216,7 +216,8 @@ fn read_listener(section: &mut Section<'_>, auth: &Auth, auth_at: Position) -> O
         );
     }
     check_security(section, &bind, &security, remote.value);
-    check_learn(section, learn.as_ref(), &bind.value, &security);
+    let local = bind.value.is_local() && trusted_proxies.is_none();
+    check_learn(section, learn.as_ref(), local, &security);
     let offered = offered(&bind.value, &security, auth);
     let methods = match methods {
         None => offered,

@@ -1,12 +1,13 @@
 //! A proven client: is it admitted, with its will and its session?
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::clock::Now;
 use crate::connection::{Connection, Terms, announced_max_qos, granted_expiry, granted_keep_alive};
 use crate::engine::{Admitted, NewLink, NotAttached, Will};
 use crate::guard::{self, Subject};
-use crate::hook::{Accepted, Event, Snapshot, Verdict};
+use crate::hook::{Accepted, Event, Snapshot, Use, Verdict};
 use crate::message::{Asked, Publication};
 use crate::settings::{ClientIdRule, Settings};
 use crate::topic::TopicName;
@@ -39,7 +40,10 @@ impl Handshake<'_> {
         };
         match self.gate.engine.modules.admit(&snapshot, Now::read()) {
             Verdict::Admit => {}
-            Verdict::Slow(wait) => self.clock.pause(wait).await,
+            Verdict::Slow(wait) => {
+                self.clock.pause(wait).await;
+                self.stands_still(&snapshot, lease.until)?;
+            }
             Verdict::Refuse { code, reason, .. } => return Err((code, "admission", reason)),
         }
         Ok(Proven {
@@ -47,6 +51,24 @@ impl Handshake<'_> {
             until: lease.until,
             data,
         })
+    }
+
+    /// What was proved before a pause may have come to an end in it.
+    fn stands_still(&self, who: &Snapshot, until: Option<SystemTime>) -> Result<(), Denied> {
+        let modules = &self.gate.engine.modules;
+        let now = Now::read();
+        let credential = |reason| Err((ReasonCode::BadUserNameOrPassword, "credential", reason));
+        if until.is_some_and(|until| until <= now.wall) {
+            return credential("the credential expired while its client waited".to_owned());
+        }
+        if let Some(reason) = modules.revoked(who, Use::Live) {
+            return credential(reason);
+        }
+        if !modules.in_good_standing(who, now) {
+            let reason = "banned while it waited".to_owned();
+            return Err((ReasonCode::NotAuthorized, "admission", reason));
+        }
+        Ok(())
     }
 
     /// Its will and its session. No await in here, so that nothing is half done when the deadline

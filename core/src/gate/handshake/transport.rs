@@ -120,7 +120,10 @@ impl Handshake<'_> {
         // A stranger who says nothing holds no handshake place.
         let metrics = &self.gate.engine.metrics;
         let readable = tcp.readable().await;
-        let _permit = self.gate.handshakes.acquire().await;
+        let _permit = {
+            let _stopped = self.clock.stop();
+            self.gate.handshakes.acquire().await
+        };
         match readable {
             Ok(()) => {}
             Err(error) => return Err(Failed::silent("network", error.to_string())),
