@@ -190,10 +190,10 @@ fn an_unfinished_round_loses_nothing() {
 }
 
 #[test]
-fn the_budget_is_kept_and_what_makes_room_may_use_the_other_half() {
+fn the_budget_is_kept_and_a_round_has_room_for_all_that_lives() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
-        max_bytes: 20_000,
+        max_bytes: 30_000,
         ..options(dir.path())
     };
     let (log, _) = open(&options).unwrap();
@@ -211,13 +211,36 @@ fn the_budget_is_kept_and_what_makes_room_may_use_the_other_half() {
     assert_eq!(refused, (Full::Budget, false));
     assert_eq!(log.is_full(), Some(Full::Budget));
     assert!((10_000..11_000).contains(&log.size()), "{}", log.size());
+    // What makes room has more of it, and everybody who has any may use it up.
+    let release =
+        |log: &Log| log.append_release(&mut |batch| batch.record(2, |out| out.extend([2; 400])));
+    while release(&log).is_ok() {}
+    assert!((15_000..16_000).contains(&log.size()), "{}", log.size());
+    // Nothing was superfluous: all of it is written again.
+    let lives = log.size();
     let _ = log.begin_round();
-    let ticket = log.append_release(&mut |batch| batch.record(2, |out| out.push(2)));
+    let before = log.size();
+    while log.size() < before + lives - 1000 {
+        assert!(
+            release(&log).is_ok(),
+            "{} of {}",
+            log.size(),
+            options.max_bytes
+        );
+    }
+    log.give_up_round();
+    assert_eq!(
+        release(&log).err(),
+        Some(Full::Budget),
+        "outside of a round"
+    );
+    let _ = log.begin_round();
+    let ticket = log.append_release(&mut |batch| batch.record(3, |out| out.push(3)));
     assert!(ticket.is_ok());
     log.finish_round();
     log.stop();
     assert!(log.size() < 1000);
-    assert_eq!(open(&options).unwrap().1, [(2, vec![2])]);
+    assert_eq!(open(&options).unwrap().1, [(3, vec![3])]);
 }
 
 #[test]

@@ -132,7 +132,7 @@ pub struct Durability {
     pub mode: DurabilityMode,
     /// With `mode = "interval"`: the window whose messages a crash may lose.
     pub interval: Duration,
-    /// Disk space that the store may take, in bytes; from half of it on nothing new is stored.
+    /// Disk space that the store may take, in bytes; from a third of it on nothing new is stored.
     pub max_bytes: u64,
     /// Bytes after which a file of the store is followed by the next; what is superfluous is let go
     /// of in files, and not before this much was written.

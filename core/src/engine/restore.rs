@@ -186,6 +186,8 @@ impl Engine {
         // A round that is not complete leaves what is older in place.
         if complete {
             journal.finish_round();
+        } else {
+            journal.give_up_round();
         }
     }
 }

@@ -157,7 +157,7 @@ impl Journal {
             begun: AtomicU64::new(0),
             log,
             segment: options.segment_bytes,
-            limit: options.max_bytes / 2,
+            limit: options.max_bytes / 3,
             next: AtomicU64::new(next),
             next_session: AtomicU64::new(next_session),
         };
@@ -213,6 +213,11 @@ impl Journal {
         let live = self.log.size().saturating_sub(begun);
         self.settled.store(live, Ordering::Relaxed);
         self.log.finish_round();
+    }
+
+    /// Not everything could be written: what is older stays.
+    pub(crate) fn give_up_round(&self) {
+        self.log.give_up_round();
     }
 
     /// Whether a round may go on: what it writes must not be why a message is refused, so it waits

@@ -31,7 +31,7 @@ impl Durable {
         Self::open_bounded(dir, now, 8 << 30)
     }
 
-    /// `max_bytes`: twice as much as new messages may take.
+    /// `max_bytes`: three times as much as new messages may take.
     fn open_bounded(dir: TempDir, now: Now, max_bytes: u64) -> Self {
         let options = Options {
             segment_bytes: 1 << 16,
@@ -322,7 +322,7 @@ fn a_refusal_that_a_subscription_left_is_not_the_answer_to_the_next_publish() {
     let before = before.crash(Duration::ZERO);
     // Room for the subscription and some of what it brings, not for all.
     let (now, room) = (before.world.now, before.size() + 1000);
-    let after = Durable::open_bounded(before.copy(), now, 2 * room);
+    let after = Durable::open_bounded(before.copy(), now, 3 * room);
     let mut reader = after.world.connect("b", &As::persistent("user:b"));
     let options = SubscribeOptions {
         qos: QoS::AtLeastOnce,
@@ -349,7 +349,7 @@ fn a_refusal_that_a_subscription_left_is_not_the_answer_to_the_next_publish() {
 
 #[test]
 fn a_store_that_takes_nothing_new_is_told_and_so_is_its_end() {
-    let full = Durable::open_bounded(tempfile::tempdir().unwrap(), Now::read(), 3000);
+    let full = Durable::open_bounded(tempfile::tempdir().unwrap(), Now::read(), 12_000);
     let (world, calendar) = (&full.world, Calendar::new());
     let mut watch = Watch::default();
     let how = As::persistent("user:b");
@@ -357,7 +357,7 @@ fn a_store_that_takes_nothing_new_is_told_and_so_is_its_end() {
     watch.look(&world.engine, &calendar, world.now);
     assert!(!world.noted("durability"));
     let mut author = world.connect("a", &As::new("user:a"));
-    author.publish(world, "t", &"x".repeat(2000), qos1(1));
+    author.publish(world, "t", &"x".repeat(4000), qos1(1));
     author.publish(world, "t", "y", qos1(2));
     let got = settled(&mut author, world, 2);
     assert!(

@@ -49,7 +49,7 @@ pub use disk::{Disk, DiskFile, FileSystem};
 pub use key::Key;
 pub use open::{Recovered, Torn};
 pub use writer::Batch;
-use writer::Shared;
+use writer::{Room, Shared};
 
 /// When records are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,8 +71,9 @@ pub struct Options {
     /// A segment that has this many bytes is followed by the next. One segment at a time is read
     /// into memory at start.
     pub segment_bytes: u64,
-    /// Bound of what lies on disk. [`Log::append`] is refused from half of it on, so that a round,
-    /// which for a while needs space for all that lives a second time, always has room.
+    /// Bound of what lies on disk. [`Log::append`] is refused from a third of it on and
+    /// [`Log::append_release`] from half of it, so that a round, which for a while needs space for all
+    /// that lives a second time, has room.
     pub max_bytes: u64,
     /// Encrypts all records at rest.
     pub key: Option<Key>,
@@ -154,20 +155,20 @@ impl Log {
     ///
     /// There is no room, or the log has failed. `write` did not run then.
     pub fn append(&self, write: &mut dyn FnMut(&mut Batch<'_>)) -> Result<Option<Ticket>, Full> {
-        self.0.shared.append(1, write)
+        self.0.shared.append(Room::New, write)
     }
 
     /// [`Self::append`] for records that let space come back: what says that a message is done with,
-    /// and what a round appends again. They may use the other half of the space.
+    /// and what a round appends again. They may use half of the space, and all of it during a round.
     ///
     /// # Errors
     ///
-    /// As [`Self::append`]: twice as much waits or lies on disk already, or the log has failed.
+    /// As [`Self::append`]: that much lies on disk already, twice as much waits, or the log has failed.
     pub fn append_release(
         &self,
         write: &mut dyn FnMut(&mut Batch<'_>),
     ) -> Result<Option<Ticket>, Full> {
-        self.0.shared.append(2, write)
+        self.0.shared.append(Room::Release, write)
     }
 
     /// Whether [`Self::append`] would now be refused, and why.
@@ -216,6 +217,11 @@ impl Log {
     /// deletes the segments before the round's first once all that was appended so far is synced.
     pub fn finish_round(&self) {
         self.0.shared.finish_round();
+    }
+
+    /// Says that the round will not be finished: what is older stays.
+    pub fn give_up_round(&self) {
+        self.0.shared.give_up_round();
     }
 
     /// Why the log has failed. Then every ticket that was open has failed, and nothing can be

@@ -31,6 +31,10 @@ pub(super) struct Shared {
     encrypted: bool,
 }
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that are true or not each by itself"
+)]
 struct State {
     /// Begins with room for a batch header, so that header and groups are one write.
     buffer: Vec<u8>,
@@ -45,11 +49,22 @@ struct State {
     /// Bytes in segments.
     on_disk: u64,
     round: u32,
+    /// A round is on its way.
+    compacting: bool,
     failed: Option<String>,
     file_system_full: bool,
     stopping: bool,
     /// The thread waits and must be woken.
     idle: bool,
+}
+
+/// What there must be room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// Something new.
+    New,
+    /// What lets space come back, or is part of a round.
+    Release,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +150,7 @@ impl Shared {
                 in_flight: 0,
                 on_disk,
                 round: 1,
+                compacting: false,
                 failed: None,
                 file_system_full: false,
                 stopping: false,
@@ -147,14 +163,13 @@ impl Shared {
         }
     }
 
-    /// `halves`: how much of the limits may be used, in halves of the largest.
     pub(super) fn append(
         &self,
-        halves: u64,
+        what: Room,
         write: &mut dyn FnMut(&mut Batch<'_>),
     ) -> Result<Option<Ticket>, Full> {
         let mut state = self.state.lock();
-        self.room(&state, halves)?;
+        self.room(&state, what)?;
         let start = state.buffer.len();
         let state = &mut *state;
         let mut undo = Undo {
@@ -200,13 +215,18 @@ impl Shared {
         }
     }
 
-    fn room(&self, state: &State, halves: u64) -> Result<(), Full> {
-        let limit = (self.max_bytes / 2).saturating_mul(halves);
+    /// A round that begins with all that may lie on disk then can write all of it again.
+    fn room(&self, state: &State, what: Room) -> Result<(), Full> {
+        let (limit, waiting) = match what {
+            Room::New => (self.max_bytes / 3, MAX_WAITING),
+            Room::Release if state.compacting => (self.max_bytes, 2 * MAX_WAITING),
+            Room::Release => (self.max_bytes / 2, 2 * MAX_WAITING),
+        };
         if state.failed.is_some() || state.stopping {
             Err(Full::Failed)
-        } else if state.file_system_full && halves == 1 {
+        } else if state.file_system_full && what == Room::New {
             Err(Full::FileSystem)
-        } else if state.waiting() >= MAX_WAITING.saturating_mul(halves) {
+        } else if state.waiting() >= waiting {
             Err(Full::Buffer)
         } else if state.size() >= limit {
             Err(Full::Budget)
@@ -216,7 +236,7 @@ impl Shared {
     }
 
     pub(super) fn is_full(&self) -> Option<Full> {
-        self.room(&self.state.lock(), 1).err()
+        self.room(&self.state.lock(), Room::New).err()
     }
 
     pub(super) fn waiting(&self) -> u64 {
@@ -243,12 +263,19 @@ impl Shared {
     pub(super) fn begin_round(&self) -> u32 {
         let mut state = self.state.lock();
         state.round = state.round.saturating_add(1);
+        state.compacting = true;
         self.mark(&mut state, Mark::Begin);
         state.round
     }
 
     pub(super) fn finish_round(&self) {
-        self.mark(&mut self.state.lock(), Mark::Finish);
+        let mut state = self.state.lock();
+        state.compacting = false;
+        self.mark(&mut state, Mark::Finish);
+    }
+
+    pub(super) fn give_up_round(&self) {
+        self.state.lock().compacting = false;
     }
 
     fn mark(&self, state: &mut State, mark: Mark) {
