@@ -362,6 +362,12 @@ impl Connection {
         self.replies = connack;
     }
 
+    /// The session as this connection may use it; for tests of what comes in between.
+    #[cfg(test)]
+    pub(crate) fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
     /// The answers alone, without what the session has to send; for tests.
     #[cfg(test)]
     pub(crate) fn take_replies(&mut self) -> Vec<u8> {

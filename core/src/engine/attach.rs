@@ -373,6 +373,7 @@ impl Attached {
             return Receipt::Known(promised.map_or_else(Tickets::new, |(_, t)| t.clone()));
         }
         state.received.insert(id);
+        state.unwritten = Some(id);
         Receipt::New
     }
 
@@ -386,6 +387,7 @@ impl Attached {
     ) {
         let mut state = self.session.lock();
         state.routing += 1;
+        state.unwritten = None;
         if state.epoch == self.epoch && state.id.is_durable() {
             let message = publication.store();
             state.record(routing, |steps, session| {
@@ -434,6 +436,7 @@ impl Attached {
         }
         state.promised.retain(|(known, _)| *known != id);
         let known = state.received.remove(id);
+        state.unwritten = state.unwritten.filter(|unwritten| *unwritten != id);
         if known {
             // The PUBCOMP waits for it.
             state.record(routing, |steps, session| steps.freed(session, id));

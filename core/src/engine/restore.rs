@@ -280,7 +280,9 @@ impl State {
             };
             steps.queued(id, &queued.message, &how);
         }
-        for received in self.received.iter() {
+        // One that is still being judged is written with its message, or never was received.
+        let judged = |id: &u16| self.unwritten != Some(*id);
+        for received in self.received.iter().filter(judged) {
             steps.received(id, received, None);
         }
         if let Some((left, will_at)) = self.left {

@@ -68,6 +68,8 @@ pub(crate) struct State {
     pub(super) resuming: u16,
     pub(super) last_id: u16,
     pub(super) received: IdSet,
+    /// The one of them that the journal has not been told of, while the policy is asked about it.
+    pub(super) unwritten: Option<u16>,
     /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
     /// client that comes back and repeats one waits for the same.
     pub(super) promised: Vec<(u16, Tickets)>,
@@ -190,6 +192,7 @@ impl Session {
                 received: IdSet::default(),
                 promised: Vec::new(),
                 routing: 0,
+                unwritten: None,
                 scans: VecDeque::new(),
                 timers: Vec::new(),
                 left: None,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::Calendar;
-use crate::engine::Watch;
+use crate::engine::{Receipt, Watch};
 use crate::journal::{Journal, Recovered};
 use crate::store::Options;
 
@@ -168,6 +168,25 @@ fn rule_12_a_qos_2_message_is_not_published_twice_across_a_crash() {
             ..
         }
     ));
+}
+
+// A compaction comes between the identifier of a message and its record, and then the crash: whoever
+// repeats the message must find it unknown.
+#[test]
+fn rule_12_a_qos_2_message_that_a_compaction_meets_half_received_is_not_lost() {
+    let before = Durable::new();
+    let author_is = As::persistent("user:a");
+    let author = before.world.connect("a", &author_is);
+    let attached = author.connection.as_ref().unwrap().attached();
+    assert!(matches!(attached.receive(7), Receipt::New));
+    before.world.engine.compact(before.world.now);
+    before.world.engine.journal.as_ref().unwrap().stop();
+    let after = before.crash(Duration::ZERO);
+    let mut reader = subscribed(&after.world, "b", &As::new("user:b"), "t", QoS::AtMostOnce);
+    let mut author = after.world.connect("a", &author_is);
+    author.publish(&after.world, "t", "repeated", qos2(7));
+    settled(&mut author, &after.world, 1);
+    assert_eq!(reader.payloads(&after.world), ["repeated"]);
 }
 
 #[test]
