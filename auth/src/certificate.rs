@@ -17,7 +17,7 @@ use crate::Error;
 use crate::crl::IssuerId;
 use crate::der::{hex, serial, sha256};
 use crate::names::{Only, only, rfc4514};
-use crate::trust::{AnchorId, Link, NamedCa, Path};
+use crate::trust::{AnchorId, Link, Path};
 
 /// Longest attribute value, in bytes; a longer one is left out.
 const MAX_ATTRIBUTE: usize = 1024;
@@ -255,20 +255,20 @@ pub(crate) struct Reference {
     pub(crate) fingerprint: Box<str>,
     pub(crate) anchor: AnchorId,
     pub(crate) links: Vec<Link>,
-    /// The CA whose name the principal has, and that name.
-    pub(crate) named: Option<NamedCa>,
+    /// What the CAs of the listener were called, by [`ClientTrust::called`].
+    pub(crate) called: Box<str>,
     pub(crate) listener: Box<str>,
 }
 
 impl Reference {
     pub(crate) const METHOD: &'static str = "certificate";
 
-    pub(crate) fn new(fingerprint: &[u8; 32], path: Path, listener: &str) -> Self {
+    pub(crate) fn new(fingerprint: &[u8; 32], path: Path, called: String, listener: &str) -> Self {
         Self {
             fingerprint: hex(fingerprint).into(),
             anchor: path.anchor,
             links: path.links,
-            named: path.named,
+            called: called.into(),
             listener: listener.into(),
         }
     }
@@ -279,14 +279,12 @@ impl Reference {
             .iter()
             .map(|link| format!("{}/{}", hex(&link.issuer.0), link.serial))
             .collect();
-        let named = self.named.as_ref();
-        let named = named.map(|ca| format!(" named={}/{}", ca.id.0, ca.name));
         format!(
-            "fp={} ca={} path={}{} listener={}",
+            "fp={} ca={} path={} called={} listener={}",
             self.fingerprint,
             self.anchor.0,
             links.join(","),
-            named.unwrap_or_default(),
+            self.called,
             self.listener
         )
     }
@@ -300,14 +298,7 @@ impl Reference {
         let (fingerprint, rest) = text.strip_prefix("fp=")?.split_once(" ca=")?;
         let (anchor, rest) = rest.split_once(" path=")?;
         let (path, listener) = rest.split_once(" listener=")?;
-        let (path, named) = match path.split_once(" named=") {
-            None => (path, None),
-            Some((path, named)) => {
-                let (id, name) = named.split_once('/')?;
-                let (id, name) = (AnchorId(id.into()), name.into());
-                (path, Some(NamedCa { name, id }))
-            }
-        };
+        let (path, called) = path.split_once(" called=")?;
         let links = path.split(',').map(|link| {
             let (issuer, serial) = link.split_once('/')?;
             Some(Link {
@@ -319,7 +310,7 @@ impl Reference {
             fingerprint: fingerprint.into(),
             anchor: AnchorId(anchor.into()),
             links: links.collect::<Option<_>>()?,
-            named,
+            called: called.into(),
             listener: listener.into(),
         })
     }
@@ -352,27 +343,16 @@ mod tests {
                     serial: "00".into(),
                 },
             ],
-            named: None,
+            called: "00ff".into(),
             listener: "a name = with blanks".into(),
         };
-        let named = Reference {
-            named: Some(NamedCa {
-                name: "plant".into(),
-                id: AnchorId("4567".into()),
-            }),
-            links: reference.links.clone(),
-            fingerprint: reference.fingerprint.clone(),
-            anchor: reference.anchor.clone(),
-            listener: reference.listener.clone(),
-        };
-        for reference in [reference, named] {
-            assert_eq!(Reference::parse(&reference.text()), Some(reference));
-        }
+        assert_eq!(Reference::parse(&reference.text()), Some(reference));
         for broken in [
             "",
             "fp=",
             "fp=a ca=b path=c listener=d",
             "fp=a ca=b path=/ listener=d",
+            "fp=a ca=b path=/ called= listener=d",
         ] {
             assert_eq!(Reference::parse(broken), None, "{broken:?}");
         }

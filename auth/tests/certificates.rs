@@ -591,6 +591,9 @@ fn a_ca_without_a_name_cannot_speak_for_one_that_has_a_name() {
     desk.set_trust("other", Some(named));
     let why = judge().unwrap_err();
     assert!(why.contains("another CA issued it"), "{why}");
+    // The record does not blame the plant's pump.
+    let refusal = ask(&desk, &with_certificate(&forged)).unwrap_err();
+    assert_eq!(refusal.claimed, None);
 }
 
 #[test]
@@ -636,6 +639,28 @@ fn a_ca_that_is_called_otherwise_ends_the_connections_of_its_clients() {
             );
             assert_eq!(standing(Use::Stored), Standing::Good);
         }
+    }
+}
+
+#[test]
+fn a_name_for_a_nearer_ca_ends_the_connections_of_its_clients() {
+    let root = Ca::root("root");
+    let line = root.below("line", 40);
+    let leaf = line.client("pump", |_| {});
+    let shown = chain(&[&leaf.der, &line.der]);
+    for root_is in [None, Some("plant")] {
+        let cas = |line_is| {
+            let cas = [(root_is, &*root.pem), (line_is, &*line.pem)];
+            named_trust(&cas).unwrap()
+        };
+        let desk = desk_with(CertificateName::Cn, cas(None));
+        let accepted = ask(&desk, &with_certificate(&shown)).unwrap();
+        let standing = |purpose| desk.standing(&accepted.lease.credential, purpose);
+        desk.set_trust("internet", Some(cas(None)));
+        assert_eq!(standing(Use::Live), Standing::Good);
+        desk.set_trust("internet", Some(cas(Some("line3"))));
+        assert!(matches!(standing(Use::Live), Standing::Revoked(_)));
+        assert_eq!(standing(Use::Stored), Standing::Good);
     }
 }
 

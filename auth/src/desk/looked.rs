@@ -1,7 +1,5 @@
 //! An attempt, seen through what its listener looks at: which credential counts?
 
-use std::sync::Arc;
-
 use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Lease, Refusal};
 use portcullis_core::secret::Secret;
 use rustls::pki_types::CertificateDer;
@@ -137,8 +135,16 @@ impl<'a> Looked<'a> {
             return Err(refuse("the chain is empty".into()));
         };
         let facts = Facts::read(leaf, self.state.settings.certificate).map_err(refuse)?;
-        // TLS has proved that the client has the key, so the name is known even if it is refused.
+        // TLS has proved that the client has the key, so the name is known even if it is refused;
+        // but not whose it is, where CAs have names and the path was not looked at.
+        let ambiguous = self
+            .state
+            .trusts
+            .get(listener)
+            .is_some_and(|trust| trust.has_names());
         let claimed = facts.identity(None).ok().map(|identity| identity.principal);
+        let claimed = claimed.filter(|_| !ambiguous);
+        let unclaimed = refuse;
         let refuse = |reason: String| Refusal {
             claimed: claimed.clone(),
             ..refuse(reason)
@@ -164,10 +170,10 @@ impl<'a> Looked<'a> {
                 self.attempt.now.wall,
             )
             .map_err(|refused| refuse(refused.why))?;
-        let ca = path.named.as_ref().map(|ca| Arc::clone(&ca.name));
+        let ca = path.named.clone();
         if ca.is_none() {
             self.is_nobodys_name(facts.name().map_err(refuse)?)
-                .map_err(refuse)?;
+                .map_err(unclaimed)?;
         }
         let identity = facts.identity(ca.as_deref()).map_err(refuse)?;
         let until = path.until;
@@ -175,8 +181,13 @@ impl<'a> Looked<'a> {
             identity,
             lease: Lease {
                 until: Some(until),
-                credential: certificate::Reference::new(&facts.fingerprint, path, listener)
-                    .credential(),
+                credential: certificate::Reference::new(
+                    &facts.fingerprint,
+                    path,
+                    trust.called(),
+                    listener,
+                )
+                .credential(),
             },
             data: None,
         })

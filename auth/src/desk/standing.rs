@@ -109,10 +109,9 @@ impl State {
                 let trust = own
                     .filter(|trust| trust.knows(&reference.anchor))
                     .ok_or("the certificate's CA is no longer configured")?;
-                let named = reference.named.as_ref();
-                let id = named.map_or(&reference.anchor, |ca| &ca.id);
-                if trust.name_of(id) != named.map(|ca| &*ca.name) {
-                    return Err("the certificate's CA has another name now".to_owned());
+                // The nearest one with a name may be another now, whichever of them it was.
+                if trust.called() != *reference.called {
+                    return Err("the listener's CAs are called otherwise now".to_owned());
                 }
                 check(trust)
             }

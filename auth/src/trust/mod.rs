@@ -117,16 +117,9 @@ pub(crate) struct Path {
     /// The CA at its end.
     pub(crate) anchor: AnchorId,
     /// The nearest CA above the client that has a name.
-    pub(crate) named: Option<NamedCa>,
+    pub(crate) named: Option<Arc<str>>,
     /// The earliest notAfter on it, the CA's included.
     pub(crate) until: SystemTime,
-}
-
-/// A CA that has a name in the configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NamedCa {
-    pub(crate) name: Arc<str>,
-    pub(crate) id: AnchorId,
 }
 
 /// One certificate as revocation knows it.
@@ -428,9 +421,9 @@ impl ClientTrust {
                 .map_err(|error| bad(format!("an intermediate CA cannot be parsed: {error}")))?;
             path.push(&parsed);
             let id = AnchorId::of(&parsed);
-            path.named = path.named.or_else(|| self.named(id));
+            path.named = path.named.or_else(|| self.names.get(&id).cloned());
         }
-        path.named = path.named.or_else(|| self.named(anchor.id.clone()));
+        path.named = path.named.or_else(|| self.names.get(&anchor.id).cloned());
         self.check_revocation(&path.links, now)?;
         Ok(path)
     }
@@ -447,14 +440,22 @@ impl ClientTrust {
         list.is_some_and(|list| list.has_hex(fingerprint))
     }
 
-    fn named(&self, id: AnchorId) -> Option<NamedCa> {
-        let name = Arc::clone(self.names.get(&id)?);
-        Some(NamedCa { name, id })
+    /// Stands for what the CAs are called: the same as long as each has the name that it has.
+    pub(crate) fn called(&self) -> String {
+        let mut text = String::new();
+        for (id, name) in &self.names {
+            // Neither has a line end.
+            text.push_str(&id.0);
+            text.push('\n');
+            text.push_str(name);
+            text.push('\n');
+        }
+        hex(sha256(text.as_bytes()).get(..8).unwrap_or_default())
     }
 
-    /// What this CA is called.
-    pub(crate) fn name_of(&self, id: &AnchorId) -> Option<&str> {
-        self.names.get(id).map(|name| &**name)
+    /// Whether one of the CAs has a name.
+    pub(crate) fn has_names(&self) -> bool {
+        !self.names.is_empty()
     }
 
     /// Whether one of the CAs is called this.
