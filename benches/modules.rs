@@ -49,6 +49,8 @@ fn locked_down(directory: &std::path::Path, now: Now) -> (World, Arc<Audit>) {
     let limits = Limits {
         publish_rate: rate,
         publish_bandwidth: rate,
+        fan_out_rate: rate,
+        fan_out_bandwidth: rate,
         ..Limits::default()
     };
     let audit = Audit::start(AuditSettings::new(directory.join("audit"))).unwrap();

@@ -160,6 +160,11 @@ fn modules(running: &Running) -> impl Iterator<Item = Sample> {
             limits.batches_slowed,
         ),
         (
+            "limit_fan_outs_slowed",
+            "Read batches slowed because of the deliveries that their principal causes",
+            limits.fan_outs_slowed,
+        ),
+        (
             "limit_floods_ended",
             "Connections ended for a flood",
             limits.floods_ended,

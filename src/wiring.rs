@@ -549,13 +549,17 @@ pub fn limiter_settings(config: &Config) -> anomaly::Settings {
     let rate = |rate: config::Rate, default| {
         anomaly::Rate::new(rate.count, rate.period).unwrap_or(default)
     };
+    let byte_rate = |rate: config::ByteRate, default| {
+        anomaly::Rate::new(rate.0, Duration::from_secs(1)).unwrap_or(default)
+    };
     let limits = &config.limits;
     anomaly::Settings {
         connect_rate_per_ip: rate(limits.connect_rate_per_ip, defaults.connect_rate_per_ip),
         auth_failures_per_ip: rate(limits.auth_failures_per_ip, defaults.auth_failures_per_ip),
         publish_rate: rate(limits.publish_rate, defaults.publish_rate),
-        publish_bandwidth: anomaly::Rate::new(limits.publish_bandwidth.0, Duration::from_secs(1))
-            .unwrap_or(defaults.publish_bandwidth),
+        publish_bandwidth: byte_rate(limits.publish_bandwidth, defaults.publish_bandwidth),
+        fan_out_rate: rate(limits.fan_out_rate, defaults.fan_out_rate),
+        fan_out_bandwidth: byte_rate(limits.fan_out_bandwidth, defaults.fan_out_bandwidth),
         max_packet_size: config.mqtt.max_packet_size.into(),
         // Whoever may have so many may bring them at once: all sessions of a principal after an
         // outage, all filters of a session.

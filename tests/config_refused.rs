@@ -225,6 +225,9 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("[limits]\nconnect-deadline = '0 s'", "8:20", "out of range"),
     ("[limits]\npublish-rate = '0/s'", "8:16", "out of range"),
     ("[limits]\npublish-bandwidth = '0 B/s'", "8:21", "out of range"),
+    ("[limits]\nfan-out-rate = '0/s'", "8:16", "out of range"),
+    ("[limits]\nfan-out-bandwidth = '0 B/s'", "8:21", "out of range"),
+    ("[limits]\nfan-out-rat = '5/s'", "8:1", "did you mean fan-out-rate?"),
     // Not in this version.
     ("[durability]\nmode = 'disk'", "8:8", "write \"fsync\" or \"interval\" or \"memory\""),
     ("[reload]\nwatch = true", "8:9", "watch = true in [reload] is not supported yet"),

@@ -81,6 +81,8 @@ connect-deadline = "10 s"
 auth-failures-per-ip = "30/min"
 publish-rate = "200/s"
 publish-bandwidth = "1 MiB/s"
+fan-out-rate = "50000/s"
+fan-out-bandwidth = "128 MiB/s"
 sessions-per-principal = 1000
 subscriptions-per-session = 1000
 filters-per-subscribe = 100
@@ -215,6 +217,8 @@ fn what_is_left_out_has_the_documented_default() {
             auth_failures_per_ip: Rate::per_minute(30),
             publish_rate: Rate::per_second(200),
             publish_bandwidth: ByteRate(1_048_576),
+            fan_out_rate: Rate::per_second(50_000),
+            fan_out_bandwidth: ByteRate(134_217_728),
             sessions_per_principal: 1000,
             subscriptions_per_session: 1000,
             filters_per_subscribe: 100,

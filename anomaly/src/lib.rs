@@ -9,7 +9,8 @@
 //! - **A stranger** spends the budget of his own address (IPv4 /32, IPv6 /64) and its surroundings
 //!   (/24, /48), never that of somebody's name: what is claimed is not looked at.
 //! - **A proven client** spends its own: over its publish limits it is read more slowly and loses
-//!   nothing; with floods that have no use (subscription churn, pings, acknowledgements of nothing,
+//!   nothing; what its publishes cause in deliveries is counted by principal, over all its
+//!   connections and reconnects, and slows them likewise; with floods that have no use (subscription churn, pings, acknowledgements of nothing,
 //!   refused actions) it is
 //!   slowed, then disconnected.
 //! - **A device that flaps**, or two that fight for one client id, are delayed, then refused, by
@@ -24,6 +25,7 @@
 
 mod bans;
 mod bucket;
+mod fan_out;
 mod limiter;
 mod meter;
 mod recent;

@@ -1,5 +1,6 @@
 //! [`Limiter`]: the limits of one address, one client and one identity.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use portcullis_core::hook::{Admission, Arrival, Meter, Principal, Snapshot, Verd
 use portcullis_core::wire::ReasonCode;
 
 use crate::bucket::{Bucket, Plan};
+use crate::fan_out::FanOuts;
 use crate::meter::{ClientMeter, Plans};
 use crate::recent::Recent;
 use crate::settings::{Rate, Settings};
@@ -33,7 +35,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// - Attempt: addresses with bad credentials are delayed, then refused with 0x9F for a minute.
 /// - Admission: connects by principal and client id, and by principal; over the rate delayed,
 ///   over it by half again refused with 0x9F.
-/// - Traffic: see [`Settings`]. Live connections take new settings with their next batch.
+/// - Traffic, by connection, and by principal for what its publishes cause: see [`Settings`]. Live connections take new settings with their next batch.
 ///
 /// Cheap to clone: clones share everything.
 #[derive(Clone)]
@@ -50,6 +52,7 @@ pub(crate) struct Shared {
     failing: Mutex<Recent<Failing>>,
     clients: Mutex<Recent<Bucket>>,
     principals: Mutex<Recent<Bucket>>,
+    hasher: RandomState,
     pub(crate) counters: Counters,
 }
 
@@ -57,6 +60,7 @@ pub(crate) struct Shared {
 pub(crate) struct State {
     pub(crate) settings: Settings,
     pub(crate) plans: Plans,
+    pub(crate) fan_outs: Arc<FanOuts>,
     connects_per_client: Plan,
     connects_per_principal: Plan,
     arrivals: Arc<Keyed>,
@@ -82,6 +86,7 @@ pub(crate) struct Counters {
     connects_delayed: AtomicU64,
     connects_refused: AtomicU64,
     pub(crate) batches_slowed: AtomicU64,
+    pub(crate) fan_outs_slowed: AtomicU64,
     pub(crate) floods_ended: AtomicU64,
 }
 
@@ -100,6 +105,8 @@ pub struct LimiterStats {
     pub connects_refused: u64,
     /// Read batches after which reading paused.
     pub batches_slowed: u64,
+    /// Of these, those whose principal caused more deliveries than it may.
+    pub fan_outs_slowed: u64,
     /// Connections ended because of a flood.
     pub floods_ended: u64,
     /// Source prefixes in the largest table.
@@ -123,13 +130,14 @@ impl Limiter {
                 failing: Mutex::new(Recent::new(tracked)),
                 clients: Mutex::new(Recent::new(tracked)),
                 principals: Mutex::new(Recent::new(tracked)),
+                hasher: RandomState::new(),
                 counters: Counters::default(),
             }),
         }
     }
 
-    /// Takes new settings, for live connections too. A limit by address that changed forgets what
-    /// it counted.
+    /// Takes new settings, for live connections too. A limit by address or of fan-out that changed
+    /// forgets what it counted.
     pub fn replace(&self, settings: Settings, now: Now) {
         let shared = &self.shared;
         for table in [&shared.clients, &shared.principals] {
@@ -156,6 +164,7 @@ impl Limiter {
             connects_delayed: read(&counters.connects_delayed),
             connects_refused: read(&counters.connects_refused),
             batches_slowed: read(&counters.batches_slowed),
+            fan_outs_slowed: read(&counters.fan_outs_slowed),
             floods_ended: read(&counters.floods_ended),
             sources: [
                 &state.arrivals,
@@ -168,7 +177,9 @@ impl Limiter {
             .max()
             .unwrap_or_default(),
             failing: shared.failing.lock().len(),
-            clients: shared.clients.lock().len() + shared.principals.lock().len(),
+            clients: shared.clients.lock().len()
+                + shared.principals.lock().len()
+                + state.fan_outs.len(),
         }
     }
 }
@@ -186,6 +197,7 @@ impl State {
         let whole = |rate: Rate| rate.count().max(rate.burst());
         Self {
             plans: Plans::new(&settings),
+            fan_outs: FanOuts::of(&settings, before.map(|b| &b.fan_outs)),
             connects_per_client: Plan::new(
                 settings.connects_per_client,
                 whole(settings.connects_per_client),
@@ -219,6 +231,14 @@ impl Shared {
 
     pub(crate) fn state(&self) -> Arc<State> {
         Arc::clone(&self.state.read())
+    }
+
+    /// Whose budget a client spends. Everybody is anonymous: there the address tells one from another.
+    fn spender(&self, who: &Snapshot) -> u64 {
+        let principal = who.principal();
+        let is_anonymous = *principal == Principal::anonymous();
+        let place = is_anonymous.then(|| who.address.map(Source::near));
+        self.hasher.hash_one((principal, place))
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -430,8 +450,9 @@ impl Admission for Limiter {
         }
     }
 
-    fn watch(&self, _who: &Snapshot, _now: Now) -> Box<dyn Meter> {
-        Box::new(ClientMeter::new(Arc::clone(&self.shared)))
+    fn watch(&self, who: &Snapshot, _now: Now) -> Box<dyn Meter> {
+        let spender = self.shared.spender(who);
+        Box::new(ClientMeter::new(Arc::clone(&self.shared), spender))
     }
 
     fn in_good_standing(&self, _author: &Snapshot, _now: Now) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Packets are charged after they were read, so a bucket may owe; the answer is a pause of reading
 //! until it no longer does, at most [`LONGEST_PAUSE`] at a time (an empty batch then asks again).
-//! Publishes are only ever slowed. What has no use beyond a certain rate - subscription churn,
+//! Publishes, and the deliveries that they cause, are only ever slowed. What has no use beyond a certain rate - subscription churn,
 //! pings, acknowledgements of nothing, refused actions - is slowed too, and ends the connection when one read goes far over the
 //! burst or the client keeps at it for [`PATIENCE`].
 
@@ -11,10 +11,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use portcullis_core::clock::Now;
-use portcullis_core::hook::{BatchFacts, Meter, Verdict};
+use portcullis_core::hook::{BatchFacts, Begun, Meter, Verdict};
 use portcullis_core::wire::ReasonCode;
 
 use crate::bucket::{Bucket, Plan};
+use crate::fan_out::FanOut;
 use crate::limiter::{Shared, State};
 use crate::settings::{Rate, Settings};
 
@@ -59,14 +60,28 @@ pub(crate) struct ClientMeter {
     state: Arc<State>,
     publishes: Bucket,
     bytes: Bucket,
+    /// Whose fan-out it is.
+    spender: u64,
+    /// What that one's publishes have caused; looked for when the first causes something.
+    fan_out: Option<Arc<FanOut>>,
+    slowed: Slowed,
     filters: Nuisance,
     pings: Nuisance,
     stray: Nuisance,
     refused: Nuisance,
 }
 
+/// Whether the fan-out of its publishes slows a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slowed {
+    No,
+    /// Since the present batch.
+    Begun,
+    Yes,
+}
+
 impl ClientMeter {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, spender: u64) -> Self {
         let version = shared.version();
         let state = shared.state();
         Self {
@@ -75,6 +90,9 @@ impl ClientMeter {
             state,
             publishes: Bucket::default(),
             bytes: Bucket::default(),
+            spender,
+            fan_out: None,
+            slowed: Slowed::No,
             filters: Nuisance::default(),
             pings: Nuisance::default(),
             stray: Nuisance::default(),
@@ -97,10 +115,14 @@ impl ClientMeter {
         self.pings.bucket.rebase(&old.pings, &new.pings);
         self.stray.bucket.rebase(&old.stray, &new.stray);
         self.refused.bucket.rebase(&old.refused, &new.refused);
+        if !Arc::ptr_eq(&self.state.fan_outs, &state.fan_outs) {
+            self.fan_out = None;
+        }
         self.state = state;
     }
 
     fn judge(&mut self, facts: &BatchFacts, at: u64) -> Verdict {
+        let fan_out = self.fan_out(facts, at);
         let plans = &self.state.plans;
         self.publishes
             .charge(facts.publishes.into(), &plans.publishes, at);
@@ -108,7 +130,8 @@ impl ClientMeter {
         let pause = self
             .publishes
             .wait(&plans.publishes)
-            .max(self.bytes.wait(&plans.bytes));
+            .max(self.bytes.wait(&plans.bytes))
+            .max(fan_out);
         slow(pause)
             .and(self.filters.charge(
                 facts.filters,
@@ -133,6 +156,25 @@ impl ClientMeter {
     }
 }
 
+impl ClientMeter {
+    /// How long its principal has to wait for what its publishes caused. A connection that causes
+    /// nothing does not wait for others.
+    fn fan_out(&mut self, facts: &BatchFacts, at: u64) -> Duration {
+        if facts.fan_out == 0 && self.slowed == Slowed::No {
+            return Duration::ZERO;
+        }
+        let (fan_outs, spender) = (&self.state.fan_outs, self.spender);
+        let fan_out = self.fan_out.get_or_insert_with(|| fan_outs.one(spender));
+        let wait = fan_outs.charge(fan_out, facts, at);
+        self.slowed = match (wait.is_zero(), self.slowed) {
+            (true, _) => Slowed::No,
+            (false, Slowed::No) => Slowed::Begun,
+            (false, Slowed::Begun | Slowed::Yes) => Slowed::Yes,
+        };
+        wait
+    }
+}
+
 impl Meter for ClientMeter {
     fn batch(&mut self, facts: &BatchFacts, now: Now) -> Verdict {
         self.refresh();
@@ -142,12 +184,29 @@ impl Meter for ClientMeter {
             Verdict::Admit => {}
             Verdict::Slow(_) => {
                 counters.batches_slowed.fetch_add(1, Ordering::Relaxed);
+                if self.slowed != Slowed::No {
+                    counters.fan_outs_slowed.fetch_add(1, Ordering::Relaxed);
+                }
             }
             Verdict::Refuse { .. } => {
                 counters.floods_ended.fetch_add(1, Ordering::Relaxed);
             }
         }
         verdict
+    }
+
+    fn begun(&self) -> Option<Begun> {
+        (self.slowed == Slowed::Begun).then(|| {
+            let settings = &self.state.settings;
+            Begun {
+                limit: "limits.fan-out-rate",
+                reason: format!(
+                    "its publishes cause more than {} deliveries or {} bytes (limits.fan-out-bandwidth); \
+                     it is read more slowly",
+                    settings.fan_out_rate, settings.fan_out_bandwidth
+                ),
+            }
+        })
     }
 }
 

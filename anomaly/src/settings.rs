@@ -75,7 +75,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// The limits. The first five are `[limits]` and `[mqtt]` keys; the others have fixed defaults.
+/// The limits. The first seven are `[limits]` and `[mqtt]` keys; the others have fixed defaults.
 ///
 /// Unless said otherwise a burst is ten seconds of the rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,13 @@ pub struct Settings {
     /// `limits.publish-bandwidth`: bytes of PUBLISH packets of one connection. Default 1 MiB/s; the
     /// burst is at least `max_packet_size`.
     pub publish_bandwidth: Rate,
+    /// `limits.fan-out-rate`: deliveries that the publishes of one principal cause, over all its
+    /// connections. Default 50 000/s: 200 messages a second to 250 receivers, and a message to
+    /// 100 000 is still within the burst.
+    pub fan_out_rate: Rate,
+    /// `limits.fan-out-bandwidth`: bytes of topic and payload in those deliveries. Default
+    /// 128 MiB/s, what a gigabit link carries; the burst is at least `max_packet_size`.
+    pub fan_out_bandwidth: Rate,
     /// `mqtt.max-packet-size`, bytes. Default 1 MiB.
     pub max_packet_size: u64,
     /// Filters in SUBSCRIBE and UNSUBSCRIBE packets of one connection. Default 100/s: a client
@@ -113,7 +120,8 @@ pub struct Settings {
     /// not know. Default 1 000 000, at some 40 bytes each.
     pub tracked_sources: usize,
     /// Most clients, principals and failing addresses in each of their tables; a full table
-    /// forgets those that were quiet longest. Default 1 000 000, at some 40 bytes each.
+    /// forgets those that were quiet longest. Default 1 000 000, at some 40 bytes each, and 80 in
+    /// the table of principals that publish.
     pub tracked_clients: usize,
 }
 
@@ -124,6 +132,8 @@ impl Default for Settings {
             auth_failures_per_ip: Rate::per_minute(30),
             publish_rate: Rate::per_second(200),
             publish_bandwidth: Rate::per_second(1 << 20),
+            fan_out_rate: Rate::per_second(50_000),
+            fan_out_bandwidth: Rate::per_second(128 << 20),
             max_packet_size: 1 << 20,
             filter_rate: Rate::per_second(100),
             ping_rate: Rate::per_second(10),

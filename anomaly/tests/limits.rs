@@ -7,7 +7,7 @@ use std::time::Duration;
 use portcullis_anomaly::{Limiter, Rate, Settings};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
-    Admission, Arrival, BatchFacts, Credential, Identity, Principal, Snapshot, Verdict,
+    Admission, Arrival, BatchFacts, Credential, Identity, Meter, Principal, Snapshot, Verdict,
 };
 use portcullis_core::wire::ReasonCode;
 use proptest::prelude::*;
@@ -361,6 +361,110 @@ fn one_packet_of_the_largest_size_is_always_within_the_burst() {
     );
 }
 
+/// One publish in each of so many messages, each of 100 bytes to so many receivers.
+fn causes(messages: u32, receivers: u64) -> BatchFacts {
+    let fan_out = u64::from(messages) * receivers;
+    BatchFacts {
+        fan_out,
+        fan_out_bytes: fan_out * 100,
+        ..publishes(messages, u64::from(messages) * 100)
+    }
+}
+
+fn watch(limiter: &Limiter, who: &str, id: &str, now: Now) -> Box<dyn Meter> {
+    let principal = Principal::vouched("cert", who).unwrap();
+    limiter.watch(&client(principal, id, "192.0.2.7"), now)
+}
+
+// Attack E41: fan-out amplification, one to 100 000.
+#[test]
+fn what_publishes_cause_is_priced_to_their_principal() {
+    let start = Now::read();
+    let limiter = Limiter::new(Settings::default(), start);
+    let mut one = watch(&limiter, "pump-17", "a", start);
+    for _ in 0..5 {
+        assert_eq!(one.batch(&causes(1, 100_000), start), Verdict::Admit);
+        assert_eq!(one.begun(), None);
+    }
+    // Another client id, and a new connection, buy nothing.
+    let mut two = watch(&limiter, "pump-17", "b", start);
+    assert_eq!(
+        two.batch(&causes(1, 100_000), start),
+        Verdict::Slow(SECOND * 2)
+    );
+    let begun = two.begun().unwrap();
+    assert_eq!(begun.limit, "limits.fan-out-rate");
+    assert!(begun.reason.contains("50000/s"), "{}", begun.reason);
+    let later = start.after(SECOND);
+    assert_eq!(
+        two.batch(&BatchFacts::default(), later),
+        Verdict::Slow(SECOND)
+    );
+    assert_eq!(two.begun(), None, "told once");
+    assert_eq!(limiter.stats().fan_outs_slowed, 2);
+    drop((one, two));
+    let mut again = watch(&limiter, "pump-17", "a", later);
+    assert_eq!(
+        again.batch(&causes(1, 1), later),
+        Verdict::Slow(SECOND + SECOND / 50_000)
+    );
+    // Who causes nothing does not wait for its relatives; others have budgets of their own.
+    let mut quiet = watch(&limiter, "pump-17", "c", later);
+    assert_eq!(quiet.batch(&publishes(1, 100), later), Verdict::Admit);
+    let mut other = watch(&limiter, "pump-18", "a", later);
+    assert_eq!(other.batch(&causes(5, 100_000), later), Verdict::Admit);
+    let paid = later.after(SECOND * 2);
+    assert_eq!(again.batch(&BatchFacts::default(), paid), Verdict::Admit);
+    assert_eq!(again.begun(), None);
+}
+
+#[test]
+fn an_alarm_to_a_hundred_receivers_at_the_full_publish_rate_never_waits() {
+    let start = Now::read();
+    let limiter = Limiter::new(Settings::default(), start);
+    let mut meter = watch(&limiter, "station", "a", start);
+    for n in 0..600 {
+        assert_eq!(
+            meter.batch(&causes(200, 100), start.after(SECOND * n)),
+            Verdict::Admit
+        );
+    }
+}
+
+#[test]
+fn the_bytes_that_publishes_cause_are_priced_as_well() {
+    let start = Now::read();
+    let limiter = Limiter::new(
+        Settings {
+            fan_out_bandwidth: per_second(1000),
+            max_packet_size: 20_000,
+            ..Settings::default()
+        },
+        start,
+    );
+    let mut meter = watch(&limiter, "pump-17", "a", start);
+    assert_eq!(
+        meter.batch(&causes(1, 200), start),
+        Verdict::Admit,
+        "a largest packet"
+    );
+    assert_eq!(meter.batch(&causes(1, 10), start), Verdict::Slow(SECOND));
+}
+
+#[test]
+fn anonymous_clients_are_told_apart_by_address_when_they_cause_deliveries() {
+    let start = Now::read();
+    let limiter = Limiter::new(Settings::default(), start);
+    let anonymous = |address: &str| client(Principal::anonymous(), "a", address);
+    let mut loud = limiter.watch(&anonymous("192.0.2.7"), start);
+    let slowed = Verdict::Slow(Duration::from_secs(10));
+    assert_eq!(loud.batch(&causes(1, 10_000_000), start), slowed);
+    let mut same = limiter.watch(&anonymous("192.0.2.7"), start);
+    assert_eq!(same.batch(&causes(1, 1), start), slowed);
+    let mut other = limiter.watch(&anonymous("192.0.2.8"), start);
+    assert_eq!(other.batch(&causes(1, 1), start), Verdict::Admit);
+}
+
 type Fill = fn(u32) -> BatchFacts;
 
 const FLOODS: [(&str, Fill, u32); 4] = [
@@ -494,6 +598,18 @@ fn new_limits_reach_live_connections_with_their_next_batch() {
         start,
     );
     assert_eq!(meter.batch(&publishes(1000, 1000), start), Verdict::Admit);
+    let fan_out = |count| Settings {
+        fan_out_rate: per_second(count),
+        ..Settings::default()
+    };
+    assert_eq!(meter.batch(&causes(1, 1), start), Verdict::Admit);
+    limiter.replace(fan_out(5), start);
+    assert_eq!(meter.batch(&causes(1, 55), start), Verdict::Slow(SECOND));
+    // What did not change is not forgiven.
+    limiter.replace(fan_out(5), start);
+    assert_eq!(meter.batch(&causes(1, 5), start), Verdict::Slow(SECOND * 2));
+    limiter.replace(fan_out(50), start);
+    assert_eq!(meter.batch(&causes(1, 5), start), Verdict::Admit);
 }
 
 #[test]

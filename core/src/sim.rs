@@ -13,6 +13,7 @@ mod chaos;
 mod conformance;
 mod durable;
 mod endings;
+mod fan_out;
 mod flows;
 mod matching;
 mod rules;
@@ -36,9 +37,9 @@ use crate::connection::{Connection, End, Terms};
 use crate::engine::{Admitted, Engine, NewLink, NotAttached, Will};
 use crate::guard::{self, Subject};
 use crate::hook::{
-    Action, Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, BoxFuture, Cover,
-    Credential, Decision, Event, Grants, Identity, MessageFacts, Meter, Modules, Observer, Outcome,
-    Principal, Rule, Snapshot, Standing, Tally, Use, Verdict,
+    Action, Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, Begun, BoxFuture,
+    Cover, Credential, Decision, Event, Grants, Identity, MessageFacts, Meter, Modules, Observer,
+    Outcome, Principal, Rule, Snapshot, Standing, Tally, Use, Verdict,
 };
 use crate::journal::Journal;
 use crate::message::{Asked, Publication};
@@ -194,6 +195,16 @@ pub(crate) struct Register {
     pub(crate) revoked: Mutex<Vec<String>>,
     pub(crate) banned: Mutex<Vec<String>>,
     pub(crate) generation: AtomicU64,
+    pub(crate) scales: Arc<Mutex<Scales>>,
+}
+
+/// What the meters of all clients see and say.
+#[derive(Default)]
+pub(crate) struct Scales {
+    /// Of the last batch that had packets.
+    pub(crate) facts: BatchFacts,
+    /// How long everybody waits.
+    pub(crate) wait: Option<Duration>,
 }
 
 impl Register {
@@ -235,11 +246,22 @@ impl Authenticator for Register {
     }
 }
 
-struct Free;
+struct Scale(Arc<Mutex<Scales>>);
 
-impl Meter for Free {
-    fn batch(&mut self, _: &BatchFacts, _: Now) -> Verdict {
-        Verdict::Admit
+impl Meter for Scale {
+    fn batch(&mut self, facts: &BatchFacts, _: Now) -> Verdict {
+        let mut scales = self.0.lock();
+        if facts.packets > 0 {
+            scales.facts = *facts;
+        }
+        scales.wait.map_or(Verdict::Admit, Verdict::Slow)
+    }
+
+    fn begun(&self) -> Option<Begun> {
+        Some(Begun {
+            limit: "limits.scales",
+            reason: "too heavy".to_owned(),
+        })
     }
 }
 
@@ -263,7 +285,7 @@ impl Admission for Register {
     fn failed(&self, _: &Arrival<'_>, _: Option<&Principal>, _: Now) {}
 
     fn watch(&self, _: &Snapshot, _: Now) -> Box<dyn Meter> {
-        Box::new(Free)
+        Box::new(Scale(Arc::clone(&self.scales)))
     }
 
     fn in_good_standing(&self, author: &Snapshot, _: Now) -> bool {

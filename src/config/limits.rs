@@ -72,6 +72,10 @@ pub struct Limits {
     pub publish_rate: Rate,
     /// Bytes of one client; over it the broker reads more slowly.
     pub publish_bandwidth: ByteRate,
+    /// Deliveries that the publishes of one principal cause; over it the broker reads more slowly.
+    pub fan_out_rate: Rate,
+    /// Bytes in those deliveries; over it the broker reads more slowly.
+    pub fan_out_bandwidth: ByteRate,
     /// Sessions of one principal.
     pub sessions_per_principal: u32,
     /// Subscriptions of one session.
@@ -99,6 +103,8 @@ impl Default for Limits {
             auth_failures_per_ip: Rate::per_minute(30),
             publish_rate: Rate::per_second(200),
             publish_bandwidth: ByteRate(1 << 20),
+            fan_out_rate: Rate::per_second(50_000),
+            fan_out_bandwidth: ByteRate(128 << 20),
             sessions_per_principal: 1000,
             subscriptions_per_session: 1000,
             filters_per_subscribe: 100,
@@ -193,6 +199,8 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
         auth_failures_per_ip: section.rate("auth-failures-per-ip", default.auth_failures_per_ip),
         publish_rate: section.rate("publish-rate", default.publish_rate),
         publish_bandwidth: section.byte_rate("publish-bandwidth", default.publish_bandwidth),
+        fan_out_rate: section.rate("fan-out-rate", default.fan_out_rate),
+        fan_out_bandwidth: section.byte_rate("fan-out-bandwidth", default.fan_out_bandwidth),
         sessions_per_principal,
         subscriptions_per_session,
         filters_per_subscribe,

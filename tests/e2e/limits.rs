@@ -104,6 +104,75 @@ fn over_the_publish_rate_the_broker_reads_more_slowly_and_loses_nothing() {
 }
 
 #[test]
+fn what_publishes_cause_slows_who_publishes_and_loses_nothing() {
+    let broker = Broker::start(|setup| {
+        setup.limits += "fan-out-rate = \"20/s\"\n";
+        setup.more += ADMIN;
+    });
+    let mut receivers: Vec<_> = (0..10)
+        .map(|n| broker.user(V5, &format!("receiver-{n}"), BOB))
+        .collect();
+    for receiver in &mut receivers {
+        receiver.subscribe(&["lab/a"], 1);
+    }
+    // 230 deliveries: a burst of 200, and 30 in a second and a half.
+    let sender = broker.user(V3, "sender", ANNA);
+    for n in 0..23 {
+        sender.send("lab/a", &n.to_string(), 1, false);
+    }
+    for receiver in &mut receivers {
+        for n in 0..23 {
+            assert_eq!(receiver.payload(), n.to_string());
+        }
+    }
+    // The last batch may have been read before the first was paid for.
+    sender.send("lab/a", "more", 1, false);
+    for receiver in &mut receivers {
+        assert_eq!(receiver.payload(), "more");
+    }
+    assert!(broker.metric("limit_fan_outs_slowed_total") > 0);
+    broker.record(
+        "limit",
+        &[("rule", "limits.fan-out-rate"), ("principal", "user:anna")],
+    );
+}
+
+/// One read may hold more than is routed at once: the rest waits in the broker, not for the client.
+#[test]
+fn a_batch_that_is_cut_short_goes_on_by_itself() {
+    const MESSAGES: usize = 9000;
+    let broker = Broker::start(|setup| {
+        setup.limits += "publish-rate = \"100000/s\"\nfan-out-rate = \"10000000/s\"\n";
+    });
+    let receivers: Vec<_> = (0..20)
+        .map(|n| {
+            let mut wire = broker.wire();
+            wire.send(&raw::connect(4, &format!("receiver-{n}"), 60, BOB));
+            assert_eq!(wire.receive().unwrap().0, 0x20);
+            let filter = [&[0, 1][..], &raw::string("lab/a"), &[0]].concat();
+            wire.send(&raw::packet(0x82, &filter));
+            assert_eq!(wire.receive().unwrap().0, 0x90);
+            std::thread::spawn(move || {
+                for _ in 0..MESSAGES {
+                    assert_eq!(wire.receive().unwrap().0 & 0xf0, 0x30);
+                }
+            })
+        })
+        .collect();
+    let mut sender = broker.wire();
+    sender.send(&raw::connect(4, "sender", 60, ANNA));
+    assert_eq!(sender.receive().unwrap().0, 0x20);
+    let one = raw::packet(0x32, &[&raw::string("lab/a")[..], &[0, 1]].concat());
+    sender.send(&one.repeat(MESSAGES));
+    for _ in 0..MESSAGES {
+        assert_eq!(sender.receive().unwrap().0, 0x40);
+    }
+    for receiver in receivers {
+        receiver.join().unwrap();
+    }
+}
+
+#[test]
 fn rule_9_one_deadline_holds_from_accept_to_connack() {
     let broker = Broker::start(|setup| setup.limits += "connect-deadline = \"300 ms\"\n");
     // Silent, before and after TLS; half a CONNECT; half a TLS record.

@@ -12,8 +12,8 @@ use rustls::{ClientConnection, StreamOwned};
 use crate::client;
 use crate::harness::{Broker, PATIENCE};
 
-trait ReadWrite: Read + Write {}
-impl<T: Read + Write> ReadWrite for T {}
+trait ReadWrite: Read + Write + Send {}
+impl<T: Read + Write + Send> ReadWrite for T {}
 
 /// A connection over which bytes go as they are.
 pub(crate) struct Wire(Box<dyn ReadWrite>);

@@ -38,6 +38,10 @@ pub(crate) use time::{granted_expiry, granted_keep_alive};
 /// after this time (rule 13).
 pub(crate) const STALL: Duration = Duration::from_secs(5);
 
+/// A batch that caused so many deliveries ends: it is priced, others get a turn, and what else was
+/// read comes with the next.
+const FAN_OUT: u64 = 1 << 16;
+
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum End {
@@ -104,6 +108,8 @@ pub(crate) struct Connection {
     /// Output that waits for the disk.
     sealed: Option<(Vec<u8>, Ticket)>,
     heard: Instant,
+    /// The last batch ended before its input did.
+    cut_short: bool,
     /// When reading goes on; a rate limit.
     paused: Option<Instant>,
     stalled: Option<Instant>,
@@ -148,6 +154,7 @@ impl Connection {
             barrier: None,
             sealed: None,
             heard: now.mono,
+            cut_short: false,
             paused: None,
             stalled: None,
             carries_messages: false,
@@ -160,7 +167,8 @@ impl Connection {
     }
 
     /// Takes the packets at the beginning of `input`; says how many bytes they were. What is left
-    /// is the beginning of a packet. The waker is for acknowledgements that must wait.
+    /// is the beginning of a packet, or, if the batch [was cut short](Self::was_cut_short), whole
+    /// packets. The waker is for acknowledgements that must wait.
     pub(crate) fn receive(&mut self, input: &[u8], waker: &Waker, now: Now) -> Result<usize, End> {
         let engine = Arc::clone(&self.engine);
         let session = Arc::clone(&self.attached.session);
@@ -169,7 +177,12 @@ impl Connection {
         let limits = settings.wire_limits();
         self.guard.refresh(routing.generation, &engine.modules);
         let mut rest = input;
+        self.cut_short = false;
         let result = loop {
+            if self.facts.fan_out >= FAN_OUT && !rest.is_empty() {
+                self.cut_short = true;
+                break Ok(());
+            }
             let frame = match split_frame(rest, limits.max_packet_size) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Ok(()),
@@ -196,6 +209,12 @@ impl Connection {
         result?;
         weighed?;
         Ok(consumed)
+    }
+
+    /// Whether the last batch caused so many deliveries that it ended before its input did. What
+    /// is left is to be given again.
+    pub(crate) fn was_cut_short(&self) -> bool {
+        self.cut_short
     }
 
     fn count(&self) {

@@ -69,7 +69,6 @@ impl Connection {
         };
         match routed {
             Ok(published) => {
-                self.facts.fan_out += published.receivers;
                 let Some((kind, id)) = flow else {
                     return Ok(());
                 };
@@ -139,6 +138,7 @@ impl Connection {
             aliases,
             engine,
             attached,
+            facts,
             ..
         } = self;
         let topic = resolve(aliases, publish, settings)?;
@@ -172,6 +172,9 @@ impl Connection {
                         if once.is_some() {
                             attached.routed(&publication, routing);
                         }
+                        let bytes = topic.as_str().len() + publish.payload.len();
+                        facts.fan_out += published.receivers;
+                        facts.fan_out_bytes += published.receivers.saturating_mul(bytes as u64);
                         return Ok(Ok(published));
                     }
                     Err((action, denial)) => {

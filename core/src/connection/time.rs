@@ -25,8 +25,10 @@ impl Connection {
         match self.paused {
             None => Ok(false),
             Some(until) if until > now.mono => Ok(true),
-            Some(_) => {
+            Some(until) => {
                 self.paused = None;
+                // What the client sent meanwhile could not be heard.
+                self.heard = self.heard.max(until);
                 self.weigh(&BatchFacts::default(), now)?;
                 Ok(self.paused.is_some())
             }
@@ -38,6 +40,9 @@ impl Connection {
         match self.watch.batch(facts, now) {
             Verdict::Admit => Ok(()),
             Verdict::Slow(wait) => {
+                if let Some(begun) = self.watch.begun() {
+                    self.limit_hit(begun.limit, &begun.reason, now);
+                }
                 self.paused = Some(now.mono + wait);
                 Ok(())
             }
@@ -50,7 +55,7 @@ impl Connection {
 
     /// When to look again: keep alive, the end of the identity, a pause, a stall.
     pub(crate) fn deadline(&self, now: Now) -> Instant {
-        let mut deadline = self.heard + self.patience();
+        let mut deadline = self.silent_since() + self.patience();
         if let Some(until) = self.terms.until {
             let left = until.duration_since(now.wall).unwrap_or_default();
             deadline = deadline.min(now.mono + left);
@@ -62,6 +67,12 @@ impl Connection {
             deadline = deadline.min(since + STALL);
         }
         deadline
+    }
+
+    /// While reading is paused nobody is silent.
+    fn silent_since(&self) -> Instant {
+        self.paused
+            .map_or(self.heard, |until| self.heard.max(until))
     }
 
     /// One and a half keep alives \[MQTT-3.1.2-22\].
@@ -78,7 +89,7 @@ impl Connection {
                 "the credential has expired",
             ));
         }
-        if self.heard + self.patience() <= now.mono {
+        if self.silent_since() + self.patience() <= now.mono {
             return Err(End::server(
                 ReasonCode::KeepAliveTimeout,
                 "silent for one and a half keep alives",

@@ -50,8 +50,9 @@ pub(super) trait Renew: Send {
 pub(super) struct Driver {
     stream: Stream,
     connection: Connection,
-    /// Whether `input` still holds what came with the CONNECT.
-    early: bool,
+    /// Whether `input` holds packets that were not taken: what came with the CONNECT, or what a
+    /// batch that was cut short left.
+    untaken: bool,
     /// The beginning of a packet.
     input: Vec<u8>,
     output: Vec<u8>,
@@ -79,7 +80,7 @@ impl Driver {
         Self {
             stream,
             connection,
-            early: !input.is_empty(),
+            untaken: !input.is_empty(),
             input,
             output: Vec::new(),
             written: 0,
@@ -92,18 +93,8 @@ impl Driver {
         }
     }
 
-    /// Takes what came with the CONNECT.
-    fn take_early(&mut self, context: &Context<'_>, now: Now) -> Result<(), End> {
-        if std::mem::take(&mut self.early) {
-            let consumed = self.connection.receive(&self.input, context.waker(), now)?;
-            self.input.drain(..consumed);
-        }
-        Ok(())
-    }
-
     fn step(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         let mut now = Now::read();
-        self.take_early(context, now)?;
         for _ in 0..ROUNDS {
             let mut moved = self.judge(context, now)?;
             moved |= self.read(context, now)?;
@@ -185,6 +176,11 @@ impl Driver {
             }
             return Ok(false);
         }
+        if self.untaken {
+            let consumed = self.connection.receive(&self.input, context.waker(), now)?;
+            self.consumed(consumed);
+            return Ok(true);
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
@@ -200,17 +196,24 @@ impl Driver {
             if self.input.is_empty() {
                 let consumed = self.connection.receive(bytes, waker, now)?;
                 self.input = bytes.get(consumed..).unwrap_or_default().to_vec();
+                self.untaken = self.connection.was_cut_short();
             } else {
                 self.input.extend_from_slice(bytes);
                 let consumed = self.connection.receive(&self.input, waker, now)?;
-                if consumed == self.input.len() {
-                    self.input = Vec::new();
-                } else {
-                    self.input.drain(..consumed);
-                }
+                self.consumed(consumed);
             }
             Ok(true)
         })
+    }
+
+    /// So many bytes of `input` were taken.
+    fn consumed(&mut self, bytes: usize) {
+        if bytes == self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..bytes);
+        }
+        self.untaken = self.connection.was_cut_short();
     }
 
     fn write(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {

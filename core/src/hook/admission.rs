@@ -50,6 +50,21 @@ pub struct Arrival<'a> {
 pub trait Meter: Send {
     /// Takes the facts of a batch and says how to go on.
     fn batch(&mut self, facts: &BatchFacts, now: Now) -> Verdict;
+
+    /// What is to be recorded about the wait that [`batch`](Self::batch) has just asked for. `None`:
+    /// the wait needs no record, or has one already.
+    fn begun(&self) -> Option<Begun> {
+        None
+    }
+}
+
+/// A limit that a client went over, and that slows it from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The configuration key, for example `limits.fan-out-rate`.
+    pub limit: &'static str,
+    /// For log and record: its value, what was seen.
+    pub reason: String,
 }
 
 /// What one read batch held, and what went out since the last.
@@ -73,8 +88,10 @@ pub struct BatchFacts {
     pub stray: u32,
     /// Messages delivered to this client since the last batch.
     pub egress_messages: u64,
-    /// Deliveries to other sessions that this client's publishes caused.
+    /// Deliveries that this client's publishes caused: sessions that took a message.
     pub fan_out: u64,
+    /// Bytes of topic and payload in those deliveries.
+    pub fan_out_bytes: u64,
 }
 
 /// An answer; the order is from mild to strict.

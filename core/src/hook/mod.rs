@@ -22,7 +22,7 @@ mod identity;
 mod modules;
 mod observe;
 
-pub use admission::{Admission, Arrival, BatchFacts, Meter, Verdict};
+pub use admission::{Admission, Arrival, BatchFacts, Begun, Meter, Verdict};
 pub use authenticate::{
     Accepted, Attempt, Authenticator, ClientCertificate, Credential, Lease, Outcome, Refusal,
     RefusalKind, Standing, Use,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::{
-    Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, Event, Meter, Observer,
-    Outcome, Principal, Refusal, RefusalKind, Snapshot, Standing, Tally, Use, Verdict,
+    Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, Begun, Event, Meter,
+    Observer, Outcome, Principal, Refusal, RefusalKind, Snapshot, Standing, Tally, Use, Verdict,
 };
 use crate::clock::Now;
 use crate::metrics::Metrics;
@@ -207,6 +207,18 @@ impl Watch {
             metrics.modules_failed.inc();
             tracing::error!("a meter panicked; its connection ends");
             failed("meter")
+        })
+    }
+
+    /// What is to be recorded about the wait that a batch has just brought.
+    pub(crate) fn begun(&self) -> Option<Begun> {
+        catch_unwind(AssertUnwindSafe(|| {
+            self.meters.iter().find_map(|meter| meter.begun())
+        }))
+        .unwrap_or_else(|_| {
+            self.metrics.modules_failed.inc();
+            tracing::error!("a meter panicked; its wait has no record");
+            None
         })
     }
 }
