@@ -515,6 +515,8 @@ pub fn core_settings(config: &Config) -> Settings {
             queue_bytes: size(limits.queue_bytes),
             retained_messages: limits.retained_messages as usize,
             retained_bytes: size(limits.retained_bytes),
+            retained_messages_per_principal: limits.retained_messages_per_principal as usize,
+            retained_bytes_per_principal: size(limits.retained_bytes_per_principal),
         },
         enforcement: core::Enforcement {
             subscribe: match config.acl.subscribe {

@@ -228,6 +228,8 @@ const BAD_VALUES: &[(&str, &str, &str)] = &[
     ("[limits]\nfan-out-rate = '0/s'", "8:16", "out of range"),
     ("[limits]\nfan-out-bandwidth = '0 B/s'", "8:21", "out of range"),
     ("[limits]\nfan-out-rat = '5/s'", "8:1", "did you mean fan-out-rate?"),
+    ("[limits]\nretained-messages-per-principal = 0", "8:35", "out of range"),
+    ("[limits]\nretained-bytes-per-principals = '1 MiB'", "8:1", "did you mean retained-bytes-per-principal?"),
     // Not in this version.
     ("[durability]\nmode = 'disk'", "8:8", "write \"fsync\" or \"interval\" or \"memory\""),
     ("[reload]\nwatch = true", "8:9", "watch = true in [reload] is not supported yet"),

@@ -90,6 +90,8 @@ queue-messages = 10000
 queue-bytes = "16 MiB"
 retained-messages = 1000000
 retained-bytes = "1 GiB"
+retained-messages-per-principal = 100000
+retained-bytes-per-principal = "128 MiB"
 
 [durability]
 mode = "fsync"
@@ -226,6 +228,8 @@ fn what_is_left_out_has_the_documented_default() {
             queue_bytes: 16_777_216,
             retained_messages: 1_000_000,
             retained_bytes: 1_073_741_824,
+            retained_messages_per_principal: 100_000,
+            retained_bytes_per_principal: 134_217_728,
         }
     );
     let durability = Durability {

@@ -92,6 +92,7 @@ metrics! {
     dropped_too_large: "counter", "Messages not sent because they exceed the client's Maximum Packet Size.";
     dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";
     retained_refused: "counter", "Retained messages refused because the store is full.";
+    retained_over_quota: "counter", "Retained messages refused because their author has retained as much as one principal may.";
     store_refused: "counter", "Messages refused because the durable store is full or has failed.";
     store_full: "gauge", "1 while the durable store takes nothing new: full, or failed.";
     clock_jumps: "counter", "Jumps of the system's calendar by more than a minute.";

@@ -74,6 +74,10 @@ pub struct Limits {
     pub retained_messages: usize,
     /// Bytes of retained messages in all.
     pub retained_bytes: usize,
+    /// Retained messages of one author.
+    pub retained_messages_per_principal: usize,
+    /// Bytes of retained messages of one author.
+    pub retained_bytes_per_principal: usize,
 }
 
 /// What is done about the answers of the policy.
@@ -153,6 +157,8 @@ impl Default for Settings {
                 queue_bytes: 16 << 20,
                 retained_messages: 1_000_000,
                 retained_bytes: 1 << 30,
+                retained_messages_per_principal: 100_000,
+                retained_bytes_per_principal: 128 << 20,
             },
             enforcement: Enforcement {
                 subscribe: PartlyCovered::Reject,

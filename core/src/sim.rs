@@ -16,6 +16,7 @@ mod endings;
 mod fan_out;
 mod flows;
 mod matching;
+mod retained;
 mod rules;
 mod sessions;
 mod shared;

@@ -90,6 +90,10 @@ pub struct Limits {
     pub retained_messages: u32,
     /// Bytes of retained messages in all.
     pub retained_bytes: u64,
+    /// Retained messages of one author.
+    pub retained_messages_per_principal: u32,
+    /// Bytes of retained messages of one author.
+    pub retained_bytes_per_principal: u64,
 }
 
 impl Default for Limits {
@@ -112,6 +116,8 @@ impl Default for Limits {
             queue_bytes: 16 << 20,
             retained_messages: 1_000_000,
             retained_bytes: 1 << 30,
+            retained_messages_per_principal: 100_000,
+            retained_bytes_per_principal: 128 << 20,
         }
     }
 }
@@ -186,6 +192,10 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
     let filters_per_subscribe = count("filters-per-subscribe", default.filters_per_subscribe);
     let queue_messages = count("queue-messages", default.queue_messages);
     let retained_messages = count("retained-messages", default.retained_messages);
+    let retained_messages_per_principal = count(
+        "retained-messages-per-principal",
+        default.retained_messages_per_principal,
+    );
     let limits = Limits {
         connections,
         connections_per_ip,
@@ -208,10 +218,20 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
         queue_bytes: section.size("queue-bytes", default.queue_bytes, MAX_BYTES),
         retained_messages,
         retained_bytes: section.size("retained-bytes", default.retained_bytes, MAX_BYTES),
+        retained_messages_per_principal,
+        retained_bytes_per_principal: section.size(
+            "retained-bytes-per-principal",
+            default.retained_bytes_per_principal,
+            MAX_BYTES,
+        ),
     };
     for (key, bytes) in [
         ("queue-bytes", limits.queue_bytes),
         ("retained-bytes", limits.retained_bytes),
+        (
+            "retained-bytes-per-principal",
+            limits.retained_bytes_per_principal,
+        ),
     ] {
         if bytes < u64::from(mqtt.max_packet_size) {
             section.source().warn(

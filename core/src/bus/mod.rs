@@ -44,6 +44,9 @@ pub enum Appended {
     Later(Ticket),
     /// It was not taken.
     Refused(ReasonCode),
+    /// It was not taken, because of this limit (the configuration key): 0x97, and told to the
+    /// observers.
+    Full(&'static str),
 }
 
 /// Carries and keeps messages.

@@ -1,6 +1,6 @@
 //! The in-process bus: local delivery by the engine, and the retained store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -9,10 +9,11 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Now;
 use crate::guard::{Authorized, Stored};
+use crate::hook::Principal;
 use crate::journal::{Journal, Refused as NotWritten, Steps};
 use crate::message::{Message, Publication};
 use crate::metrics::Metrics;
-use crate::settings::Settings;
+use crate::settings::{Limits, Settings};
 use crate::ticket::Ticket;
 use crate::topic::{TopicFilter, matches};
 use crate::wire::ReasonCode;
@@ -35,10 +36,37 @@ pub struct Native {
     tended: Mutex<Option<Box<str>>>,
 }
 
+/// What is retained. Changed by [`insert`](Self::insert) and [`remove`](Self::remove) alone, which
+/// keep the sums.
 #[derive(Default)]
 struct Retained {
     by_topic: BTreeMap<Box<str>, Stored<Message>>,
+    all: Share,
+    /// What each author holds; who holds nothing is not in it.
+    by_author: HashMap<Principal, Share>,
+}
+
+/// So many messages, and their weight in bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Share {
+    messages: usize,
     bytes: usize,
+}
+
+impl Share {
+    fn with(self, message: &Stored<Message>) -> Self {
+        Self {
+            messages: self.messages + 1,
+            bytes: self.bytes + message.weight(),
+        }
+    }
+
+    fn without(self, message: &Stored<Message>) -> Self {
+        Self {
+            messages: self.messages.saturating_sub(1),
+            bytes: self.bytes.saturating_sub(message.weight()),
+        }
+    }
 }
 
 impl Native {
@@ -68,8 +96,7 @@ impl Native {
         {
             let mut store = bus.retained.write();
             for message in retained {
-                store.bytes += message.weight();
-                store.by_topic.insert(message.topic().into(), message);
+                store.insert(message);
             }
             store.report(&bus.metrics);
         }
@@ -102,24 +129,24 @@ impl Native {
             }
         } else {
             let message = publication.store();
-            let settings = self.settings.load();
-            let freed = retained.by_topic.get(topic).map(Stored::weight);
-            let bytes = retained.bytes - freed.unwrap_or(0) + message.weight();
-            let count = retained.by_topic.len() + usize::from(freed.is_none());
-            if bytes > settings.limits.retained_bytes || count > settings.limits.retained_messages {
+            // What the broker says of itself is said anew after a restart, and little.
+            let kept = message.author().principal().kind() != "system";
+            let limits = &self.settings.load().limits;
+            if let Some(limit) = retained.full(&message, limits) {
                 self.metrics.retained_refused.inc();
-                return Appended::Refused(ReasonCode::QuotaExceeded);
+                return Appended::Full(limit);
             }
-            // What the broker says of itself is said anew after a restart.
-            let kept = publication.author.principal().kind() != "system";
+            if kept && let Some(limit) = retained.over_quota(&message, limits) {
+                self.metrics.retained_over_quota.inc();
+                return Appended::Full(limit);
+            }
             let written = if kept {
                 self.record(false, &mut |steps| steps.retained(&message))
             } else {
                 Ok(None)
             };
             if written.is_ok() {
-                retained.bytes = bytes;
-                retained.by_topic.insert(topic.into(), message);
+                retained.insert(message);
             }
             written
         };
@@ -136,15 +163,66 @@ impl Native {
 }
 
 impl Retained {
+    /// The limit of the whole store that would not hold with this message in its place.
+    fn full(&self, message: &Stored<Message>, limits: &Limits) -> Option<&'static str> {
+        let old = self.by_topic.get(message.topic());
+        let all = old
+            .map_or(self.all, |old| self.all.without(old))
+            .with(message);
+        if all.messages > limits.retained_messages {
+            Some("limits.retained-messages")
+        } else {
+            (all.bytes > limits.retained_bytes).then_some("limits.retained-bytes")
+        }
+    }
+
+    /// The limit of its author that would not hold with this message in its place.
+    fn over_quota(&self, message: &Stored<Message>, limits: &Limits) -> Option<&'static str> {
+        let author = message.author().principal();
+        let old = self.by_topic.get(message.topic());
+        let held = self.by_author.get(author).copied().unwrap_or_default();
+        let held = old
+            .filter(|old| old.author().principal() == author)
+            .map_or(held, |old| held.without(old))
+            .with(message);
+        if held.messages > limits.retained_messages_per_principal {
+            Some("limits.retained-messages-per-principal")
+        } else {
+            (held.bytes > limits.retained_bytes_per_principal)
+                .then_some("limits.retained-bytes-per-principal")
+        }
+    }
+
+    fn insert(&mut self, message: Stored<Message>) {
+        self.remove(message.topic());
+        self.all = self.all.with(&message);
+        let author = message.author().principal();
+        if let Some(held) = self.by_author.get_mut(author) {
+            *held = held.with(&message);
+        } else {
+            let held = Share::default().with(&message);
+            self.by_author.insert(author.clone(), held);
+        }
+        self.by_topic.insert(message.topic().into(), message);
+    }
+
     fn remove(&mut self, topic: &str) {
-        if let Some(old) = self.by_topic.remove(topic) {
-            self.bytes -= old.weight();
+        let Some(old) = self.by_topic.remove(topic) else {
+            return;
+        };
+        self.all = self.all.without(&old);
+        let author = old.author().principal();
+        if let Some(held) = self.by_author.get_mut(author) {
+            *held = held.without(&old);
+            if held.messages == 0 {
+                self.by_author.remove(author);
+            }
         }
     }
 
     fn report(&self, metrics: &Metrics) {
-        metrics.retained_messages.set(self.by_topic.len() as u64);
-        metrics.retained_bytes.set(self.bytes as u64);
+        metrics.retained_messages.set(self.all.messages as u64);
+        metrics.retained_bytes.set(self.all.bytes as u64);
     }
 }
 

@@ -213,6 +213,20 @@ impl<'e> Routing<'e> {
         self.modules().observe(&event, self.now);
     }
 
+    fn not_retained(&self, publication: &Publication<'_>, limit: &str) {
+        self.metrics().limits_hit.inc();
+        let event = Event::LimitHit {
+            who: Some(publication.author.snapshot()),
+            peer: None,
+            limit,
+            reason: &format!(
+                "a message to {:?} is not retained",
+                publication.topic.as_str()
+            ),
+        };
+        self.modules().observe(&event, self.now);
+    }
+
     fn suspended(&self, who: &Snapshot, filter: &str, suspended: bool) {
         let event = Event::SubscriptionSuspended {
             who,
@@ -294,6 +308,7 @@ impl Engine {
             tickets: SmallVec::new(),
             receivers: 0,
         };
+        let mut full = None;
         self.bus.append(
             std::slice::from_ref(publication),
             routing.now,
@@ -301,8 +316,13 @@ impl Engine {
                 Appended::Safe => {}
                 Appended::Later(ticket) => published.tickets.push(ticket),
                 Appended::Refused(code) => published.reason = code,
+                Appended::Full(limit) => full = Some(limit),
             },
         );
+        if let Some(limit) = full {
+            published.reason = ReasonCode::QuotaExceeded;
+            routing.not_retained(publication, limit);
+        }
         if published.reason.is_error() || !self.bus.keeps().local {
             return published;
         }

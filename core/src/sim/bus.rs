@@ -88,7 +88,7 @@ impl Bus for Slow {
                         self.open.lock().push(hold);
                         Appended::Later(ticket)
                     }
-                    Appended::Refused(code) => Appended::Refused(code),
+                    refused @ (Appended::Refused(_) | Appended::Full(_)) => refused,
                 },
             );
         });

@@ -122,6 +122,42 @@ fn rule_12_an_acknowledged_message_for_an_offline_session_survives() {
     assert_eq!(got[0].payload(), Some("kept"));
 }
 
+/// A limit is no way round: what was retained before a restart counts after it, for whom it did.
+#[test]
+fn what_an_author_has_retained_counts_after_a_restart() {
+    let before = Durable::new();
+    let world = &before.world;
+    let mut clients =
+        [("a", "user:a"), ("b", "user:b")].map(|(id, owner)| world.connect(id, &As::new(owner)));
+    let retain = |world: &World, client: &mut Client, topic: &str, payload: &str| {
+        client.send(world, &[publish(topic, payload, qos1(1), true)]);
+        match settled(client, world, 1).as_slice() {
+            [Got::PubAck(1, code)] => !code.is_error(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (client, topic, payload) in [
+        (0, "r/1", "a's"),
+        (0, "r/2", "a's"),
+        (0, "r/3", "a's"),
+        (1, "r/2", "b's now"),
+        (1, "r/3", ""),
+    ] {
+        assert!(retain(world, &mut clients[client], topic, payload));
+    }
+    let after = before.crash(Duration::ZERO);
+    let world = &after.world;
+    let mut settings = Settings::default();
+    settings.limits.retained_messages_per_principal = 2;
+    world.engine.settings.store(Arc::new(settings));
+    // Each has one, and so may have one more.
+    for (id, how) in [("a", "user:a"), ("b", "user:b")] {
+        let mut client = world.connect(id, &As::new(how));
+        assert!(retain(world, &mut client, &format!("q/{id}/1"), "x"));
+        assert!(!retain(world, &mut client, &format!("q/{id}/2"), "x"));
+    }
+}
+
 #[test]
 fn rule_12_subscriptions_survive_and_so_does_giving_them_up() {
     let before = Durable::new();
