@@ -1,7 +1,6 @@
 //! A proven client: is it admitted, with its will and its session?
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use crate::clock::Now;
 use crate::connection::{Connection, Terms, announced_max_qos, granted_expiry, granted_keep_alive};
@@ -20,7 +19,7 @@ impl Handshake<'_> {
     pub(super) async fn behaved(
         &self,
         connect: &Connect<'_>,
-        accepted: Accepted,
+        (accepted, generation): (Accepted, u64),
         settings: &Settings,
     ) -> Result<Proven, Denied> {
         let Accepted {
@@ -40,27 +39,31 @@ impl Handshake<'_> {
         };
         match self.gate.engine.modules.admit(&snapshot, Now::read()) {
             Verdict::Admit => {}
-            Verdict::Slow(wait) => {
-                self.clock.pause(wait).await;
-                self.stands_still(&snapshot, lease.until)?;
-            }
+            Verdict::Slow(wait) => self.clock.pause(wait).await,
             Verdict::Refuse { code, reason, .. } => return Err((code, "admission", reason)),
         }
         Ok(Proven {
             snapshot,
             until: lease.until,
             data,
+            generation,
         })
     }
 
-    /// What was proved before a pause may have come to an end in it.
-    fn stands_still(&self, who: &Snapshot, until: Option<SystemTime>) -> Result<(), Denied> {
+    /// What was proved may have come to an end while its client was judged or waited. Gives the
+    /// generation that this was asked in.
+    fn stands_still(&self, proven: &Proven, now: Now) -> Result<u64, Denied> {
         let modules = &self.gate.engine.modules;
-        let now = Now::read();
         let credential = |reason| Err((ReasonCode::BadUserNameOrPassword, "credential", reason));
-        if until.is_some_and(|until| until <= now.wall) {
+        if proven.until.is_some_and(|until| until <= now.wall) {
             return credential("the credential expired while its client waited".to_owned());
         }
+        // Before the questions: what changes meanwhile is seen by whoever compares afterwards.
+        let generation = modules.standing_generation();
+        if generation == proven.generation {
+            return Ok(generation);
+        }
+        let who = &proven.snapshot;
         if let Some(reason) = modules.revoked(who, Use::Live) {
             return credential(reason);
         }
@@ -68,7 +71,7 @@ impl Handshake<'_> {
             let reason = "banned while it waited".to_owned();
             return Err((ReasonCode::NotAuthorized, "admission", reason));
         }
-        Ok(())
+        Ok(generation)
     }
 
     /// Its will and its session. No await in here, so that nothing is half done when the deadline
@@ -81,10 +84,12 @@ impl Handshake<'_> {
     ) -> Result<Ready, Denied> {
         let engine = &self.gate.engine;
         let now = Now::read();
+        let generation = self.stands_still(&proven, now)?;
         let Proven {
             snapshot,
             until,
             data,
+            ..
         } = proven;
         let client_id = Arc::clone(&snapshot.client_id);
         let subject = Subject::new(snapshot, &engine.modules);
@@ -160,6 +165,10 @@ impl Handshake<'_> {
         let engine = Arc::clone(engine);
         let mut connection = Connection::new(engine, attached, subject, watch, terms, now);
         connection.greet(greeting);
+        if self.gate.engine.modules.standing_generation() != generation {
+            // The sweep after that change may not have found this client among the sessions.
+            self.gate.engine.sweep_one(&connection, now);
+        }
         Ok(Ready {
             connection,
             renewal,

@@ -72,15 +72,10 @@ impl Handshake<'_> {
             }
         };
         let proven = self
-            .behaved(&connect, accepted, &settings)
+            .behaved(&connect, (accepted, generation), &settings)
             .await
             .map_err(refused)?;
-        let ready = self.admit(&connect, proven, &settings).map_err(refused)?;
-        if engine.modules.standing_generation() != generation {
-            // A revocation that came while this client was being judged found no session of it.
-            engine.sweep_one(&ready.connection, Now::read());
-        }
-        Ok(ready)
+        self.admit(&connect, proven, &settings).map_err(refused)
     }
 
     fn arrival(&self) -> Arrival<'_> {

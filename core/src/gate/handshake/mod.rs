@@ -149,6 +149,8 @@ struct Proven {
     snapshot: Snapshot,
     until: Option<SystemTime>,
     data: Option<Vec<u8>>,
+    /// How credentials and bans stood before it was judged.
+    generation: u64,
 }
 
 struct Ready {

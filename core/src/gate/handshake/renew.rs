@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 
 use crate::clock::Now;
 use crate::connection::{Connection, End};
 use crate::engine::{Close, Engine};
 use crate::guard::Subject;
 use crate::hook::{
-    Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind, Snapshot, StopClock,
+    Accepted, Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind, Snapshot,
+    StopClock, Use,
 };
 use crate::secret::Secret;
 use crate::wire::{Connect, ReasonCode, Version};
@@ -41,6 +41,7 @@ impl Handshake<'_> {
                 subject: Arc::clone(subject),
                 exchange: self.gate.exchanges.fetch_add(1, Ordering::Relaxed),
                 step: 0,
+                generation: 0,
             };
             Box::new(renewal) as Box<dyn Renew>
         })
@@ -67,6 +68,63 @@ struct Renewal {
     subject: Arc<Subject>,
     exchange: u64,
     step: u32,
+    /// How credentials and bans stood before the first step.
+    generation: u64,
+}
+
+impl Renewal {
+    /// Puts the new identity in the place of the old one, if it still stands: what was proved may
+    /// have come to an end while it was judged.
+    fn renewed(
+        &mut self,
+        connection: &mut Connection,
+        accepted: &Accepted,
+        now: Now,
+    ) -> Result<(), End> {
+        let engine = &self.gate.engine;
+        let old = self.subject.snapshot();
+        if accepted.identity.principal != *old.principal() {
+            return Err(end("re-authentication as somebody else".to_owned()));
+        }
+        if accepted.lease.until.is_some_and(|until| until <= now.wall) {
+            let reason = "re-authentication: the credential expired while it was judged";
+            return Err(end(reason.to_owned()));
+        }
+        let snapshot = Snapshot {
+            identity: accepted.identity.clone(),
+            credential: accepted.lease.credential.clone(),
+            ..old.clone()
+        };
+        let subject = Subject::new(snapshot, &engine.modules);
+        // Before the question: what changes meanwhile is seen by the comparison afterwards.
+        let generation = engine.modules.standing_generation();
+        if generation != self.generation
+            && let Err(reason) = subject.stands(Use::Live, &engine.modules, now)
+        {
+            return Err(closed(format!("re-authentication: {reason}"), false));
+        }
+        self.subject = Arc::clone(&subject);
+        connection.renew(subject, accepted.lease.until, accepted.data.as_deref(), now);
+        if engine.modules.standing_generation() != generation {
+            // The sweep after that change may have asked about the old credential.
+            engine.sweep_one(connection, now);
+        }
+        self.step = 0;
+        self.exchange = self.exchange.wrapping_add(1 << 32);
+        Ok(())
+    }
+}
+
+fn end(reason: String) -> End {
+    closed(reason, true)
+}
+
+fn closed(reason: String, will: bool) -> End {
+    End::Server(Close {
+        code: ReasonCode::NotAuthorized,
+        reason,
+        will,
+    })
 }
 
 impl Renew for Renewal {
@@ -74,6 +132,9 @@ impl Renew for Renewal {
         let facts = self.gate.clone();
         let subject = Arc::clone(&self.subject);
         let (step, exchange) = (self.step, self.exchange);
+        if step == 0 {
+            self.generation = facts.engine.modules.standing_generation();
+        }
         self.step += 1;
         Box::pin(async move {
             let clock = StopClock::new(facts.engine.settings.load().limits.connect_deadline);
@@ -111,40 +172,12 @@ impl Renew for Renewal {
         outcome: Outcome,
         now: Now,
     ) -> Result<(), End> {
-        let end = |reason: String| {
-            End::Server(Close {
-                code: ReasonCode::NotAuthorized,
-                reason,
-                will: true,
-            })
-        };
         match outcome {
             Outcome::Continue(challenge) if self.step < MAX_STEPS => {
                 connection.send_auth(ReasonCode::ContinueAuthentication, Some(&challenge));
                 Ok(())
             }
-            Outcome::Accepted(accepted) => {
-                let old = self.subject.snapshot();
-                if accepted.identity.principal != *old.principal() {
-                    return Err(end("re-authentication as somebody else".to_owned()));
-                }
-                let snapshot = Snapshot {
-                    identity: accepted.identity,
-                    credential: accepted.lease.credential,
-                    ..old.clone()
-                };
-                self.subject = Subject::new(snapshot, &self.gate.engine.modules);
-                let until: Option<SystemTime> = accepted.lease.until;
-                connection.renew(
-                    Arc::clone(&self.subject),
-                    until,
-                    accepted.data.as_deref(),
-                    now,
-                );
-                self.step = 0;
-                self.exchange = self.exchange.wrapping_add(1 << 32);
-                Ok(())
-            }
+            Outcome::Accepted(accepted) => self.renewed(connection, &accepted, now),
             Outcome::Refused(refusal) => Err(end(format!("re-authentication: {}", refusal.reason))),
             Outcome::Continue(_) | Outcome::NotMine => {
                 Err(end("re-authentication did not end".to_owned()))
