@@ -130,6 +130,89 @@ async fn come_at_once(clients: usize, stops_the_clock: bool) -> Vec<(u64, Vec<u8
     told
 }
 
+/// So many who begin a handshake and say no more stand before somebody in the queue for the one
+/// place that there is; after how many seconds that one is told what.
+async fn behind_strangers(strangers: usize) -> (u64, Vec<u8>) {
+    let (done, wait) = mpsc::channel::<()>();
+    let standstill = tokio::task::spawn_blocking(move || wait.recv().is_ok());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(NoCertificate));
+    let mut settings = Settings::default();
+    settings.limits.handshakes = 1;
+    let broker = Broker::builder()
+        .settings(settings)
+        .listener(Listener {
+            name: "test".into(),
+            endpoint: Endpoint::Tcp("127.0.0.1:0".parse().unwrap()),
+            transport: Transport::Mqtt,
+            trusted_proxies: None,
+            tls: Some(Arc::new(tls)),
+            methods: None,
+        })
+        .start()
+        .unwrap();
+    let address = broker.addresses().first().unwrap().1.unwrap();
+    let mut held = Vec::new();
+    let begin = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        // It is in the queue before the next one comes.
+        for _ in 0..200 {
+            yield_now().await;
+        }
+        stream
+    };
+    for _ in 0..strangers {
+        held.push(begin(&[0x16]).await);
+    }
+    // What is no TLS is told so, when it is looked at.
+    let mut stream = begin(b"GET / HTTP/1.1\r\n\r\n").await;
+    let mut answer = [0; 64];
+    let mut told = None;
+    for second in 0..1000 {
+        for _ in 0..200 {
+            yield_now().await;
+            if let Ok(count) = stream.try_read(&mut answer) {
+                told = Some((second, answer.get(..count).unwrap().to_vec()));
+                break;
+            }
+        }
+        if told.is_some() {
+            break;
+        }
+        tokio::time::advance(SECOND).await;
+    }
+    let _ = stream.shutdown().await;
+    drop(done);
+    standstill.await.unwrap();
+    told.unwrap()
+}
+
+/// For listeners whose handshakes do not come so far.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl rustls::server::ResolvesServerCert for NoCertificate {
+    fn resolve(
+        &self,
+        _: rustls::server::ClientHello<'_>,
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        None
+    }
+}
+
+#[test]
+fn waiting_for_a_place_in_the_handshake_does_not_count() {
+    // Each stranger holds the place for ten seconds, which is also the deadline.
+    let (second, told) = in_paused_time(behind_strangers(3));
+    assert!((29..=32).contains(&second), "{second}");
+    assert_eq!(told.first(), Some(&0x15), "an alert: {told:x?}");
+}
+
 fn in_paused_time<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -253,6 +253,45 @@ fn a_listener_learns_within_its_topics_until_its_time_is_over() {
     assert_eq!(reader.payload(), "end");
 }
 
+/// The file says how a listener is guarded, and it may have changed since the listener was bound: then
+/// what may be learned behind the new guard may not be learned behind the old one.
+#[test]
+fn a_listener_is_taught_only_what_the_file_allows_to_one_that_runs_like_it() {
+    let until = OffsetDateTime::from(SystemTime::now() + Duration::from_hours(1));
+    let until = until.format(&Rfc3339).unwrap();
+    let learn = format!("[listener.learn]\nuntil = \"{until}\"\ntopics = [\"plant/#\"]\n");
+    let mut broker = Broker::start(|_| ());
+    let mut anna = broker.user(V5, "anna", ANNA);
+    assert_eq!(anna.publish("plant/x", "", 1), 0x87);
+    let bound = broker.setup.listeners.clone();
+    let elsewhere = bound.replace(
+        "name = \"local\"\nbind = \"127.0.0.1:0\"",
+        "name = \"local\"\nbind = \"127.0.0.2:0\"",
+    );
+    assert_ne!(elsewhere, bound);
+    broker.setup.listeners = elsewhere + learn.as_str();
+    broker.setup.write();
+    let failed = broker.reload().unwrap_err();
+    assert!(failed.contains("learning"), "{failed}");
+    let log = broker.log.text();
+    assert!(log.contains("does not run as the file says"), "{log}");
+    assert_eq!(anna.publish("plant/x", "", 1), 0x87, "nothing is taught");
+    // A unit of the listener's that is broken is another way in which it does not run like it.
+    let local = "[[listener]]\nname = \"local\"";
+    let unlike = bound.replace("\"pki/server.pem\"", "\"users.passwd\"");
+    broker.setup.listeners = unlike.replace(local, &format!("{learn}{local}"));
+    broker.setup.write();
+    let failed = broker.reload().unwrap_err();
+    assert!(
+        failed.contains("listener main") && failed.contains("learning"),
+        "{failed}"
+    );
+    broker.setup.listeners = bound + learn.as_str();
+    broker.setup.write();
+    broker.reload().unwrap();
+    assert_ne!(anna.publish("plant/x", "", 1), 0x87, "now it runs like it");
+}
+
 /// Whoever forgets it is told, and nobody can say that it shall learn for ever.
 #[test]
 fn check_warns_of_a_listener_that_learns_and_refuses_one_that_would_for_long() {

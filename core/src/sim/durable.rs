@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::Calendar;
-use crate::engine::{Receipt, Watch};
+use crate::engine::{NotAttached, Receipt, Watch};
 use crate::journal::{Journal, Recovered};
 use crate::store::Options;
 
@@ -442,6 +442,36 @@ fn a_store_that_takes_nothing_new_is_told_and_so_is_its_end() {
     watch.look(&world.engine, &calendar, world.now);
     assert!(world.noted("takes messages again"));
     assert_eq!(world.engine.metrics.store_full.value(), 0);
+}
+
+/// Who comes back takes what waits for it; a large will takes more than that gives.
+#[test]
+fn a_full_store_lets_a_known_session_in_but_not_with_a_large_will() {
+    let full = Durable::open_bounded(tempfile::tempdir().unwrap(), Now::read(), 12_000);
+    let world = &full.world;
+    let how = As::persistent("user:b");
+    subscribed(world, "b", &how, "t", QoS::AtLeastOnce).lose(world);
+    let mut author = world.connect("a", &As::new("user:a"));
+    author.publish(world, "t", &"x".repeat(4000), qos1(1));
+    author.publish(world, "t", "y", qos1(2));
+    let got = settled(&mut author, world, 2);
+    let refused = Got::PubAck(2, ReasonCode::QuotaExceeded);
+    assert!(got.contains(&refused), "{got:?}");
+
+    let with_will = |topic: &'static str| As {
+        will: Some((topic, 0)),
+        ..As::persistent("user:b")
+    };
+    let large = with_will("w".repeat(1024).leak());
+    let refused = world.try_connect("b", &large).err();
+    assert_eq!(refused, Some(NotAttached::StoreFull));
+    world.connect("b", &with_will("w")).lose(world);
+    let mut reader = world.connect("b", &how);
+    assert_eq!(
+        settled(&mut reader, world, 1).len(),
+        1,
+        "its session is whole"
+    );
 }
 
 #[test]
