@@ -1,5 +1,5 @@
 //! Who changes the policy of a running broker, and what is looked after once a second: time
-//! windows, denials after a change, and what the candidate policy says.
+//! windows, denials after a change, and what the candidate policy says; sometimes: what ends soon.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +18,8 @@ use crate::shadow;
 
 /// How exact time windows are.
 const TICK: Duration = Duration::from_secs(1);
+/// Between two looks at what ends soon, in ticks.
+const REMIND: u32 = 5;
 
 /// Changes the policy, one at a time, and takes a change back when denials jump.
 #[derive(Debug)]
@@ -220,12 +222,18 @@ impl Observer for Keeper {
 pub async fn tend(modules: Running) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = (0..REMIND).cycle();
     loop {
         interval.tick().await;
+        let reminds = ticks.next() == Some(0);
         let modules = modules.clone();
         let ticked = tokio::task::spawn_blocking(move || {
             let keeper = Arc::clone(&modules.keeper);
-            keeper.tick(&modules, Now::read());
+            let now = Now::read();
+            keeper.tick(&modules, now);
+            if reminds {
+                modules.remind(now);
+            }
         });
         if let Err(error) = ticked.await {
             tracing::error!(%error, "looking after the policy failed");

@@ -102,15 +102,13 @@ impl Live {
                     for warning in &loaded.warnings {
                         tracing::warn!("{warning}");
                     }
-                    for warning in wiring::ends_soon(&name, &loaded, Now::read().wall) {
-                        tracing::warn!("{warning}");
-                    }
                     // Trust first: what is revoked is refused even if the old handshake lets it in.
                     self.modules.desk.set_listener(&name, &loaded);
                     self.modules.broker.replace_tls(&name, loaded.config);
                 });
             self.unit(&format!("listener {name}"), result, failed);
         }
+        self.modules.remind(Now::read());
     }
 
     fn identities(&self, config: &Config, failed: &mut Vec<String>) {

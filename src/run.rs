@@ -240,6 +240,13 @@ impl Running {
         }
     }
 
+    /// Warns of what ends soon, each time once.
+    pub fn remind(&self, now: Now) {
+        for warning in self.desk.reminders(now.wall) {
+            tracing::warn!("{warning}");
+        }
+    }
+
     fn control(&self) -> Control {
         let (acl, audit) = (Arc::clone(&self.acl), Arc::clone(&self.audit));
         Control {

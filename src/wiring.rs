@@ -58,7 +58,6 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
         match tls::load(&settings, now) {
             Ok(loaded) => {
                 warnings.extend(loaded.warnings.iter().cloned());
-                warnings.extend(ends_soon(&name, &loaded, now));
                 listeners.push((name, loaded));
             }
             Err(error) => errors.push(format!("listener {name:?}: {error}")),
@@ -109,6 +108,7 @@ pub fn load(config: &Config, now: SystemTime) -> Result<Loaded, Vec<String>> {
             for (name, loaded) in &listeners {
                 desk.set_listener(name, loaded);
             }
+            warnings.extend(desk.reminders(now));
             Ok(Loaded {
                 desk,
                 policy,
@@ -170,16 +170,6 @@ pub fn lessons(config: &Config, now: SystemTime) -> Result<(Vec<Lesson>, Vec<Str
         lessons.push(lesson);
     }
     Ok((lessons, warnings))
-}
-
-/// What a listener has that ends soon.
-#[must_use]
-pub fn ends_soon(name: &str, loaded: &tls::Loaded, now: SystemTime) -> Vec<String> {
-    let cas = loaded.trust.iter().flat_map(|trust| trust.ends());
-    let ends = loaded.ends.iter().cloned().chain(cas);
-    ends.filter_map(|ends| ends.warning(now))
-        .map(|warning| format!("listener {name:?}: {warning}"))
-        .collect()
 }
 
 /// Reads the policy; the texts are warnings.

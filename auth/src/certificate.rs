@@ -16,6 +16,7 @@ use x509_parser::x509::X509Name;
 use crate::Error;
 use crate::crl::IssuerId;
 use crate::der::{hex, serial, sha256};
+use crate::likeness::Likeness;
 use crate::names::{Only, only, rfc4514};
 use crate::trust::{AnchorId, Link, Path};
 
@@ -127,7 +128,7 @@ impl Facts {
         if let Some(ca) = ca {
             attributes.insert("cert.ca".into(), ca.into());
         }
-        Identity::vouched_by("cert", ca, self.name()?, Arc::from([]), attributes)
+        Identity::vouched_by(Reference::KIND, ca, self.name()?, Arc::from([]), attributes)
             .map_err(|error| format!("the certificate's name is not accepted: {error}"))
     }
 }
@@ -249,7 +250,7 @@ pub(crate) fn is_attribute(value: &str) -> bool {
 /// Names a certificate for later questions: the client's fingerprint, the CA, issuer and serial of
 /// each certificate on the path, and the listener whose CAs and CRLs it was judged by.
 ///
-/// `fp=HEX ca=HEX path=HEX/SERIAL,HEX/SERIAL [named=HEX/CANAME] listener=NAME`
+/// `fp=HEX ca=HEX path=HEX/SERIAL,HEX/SERIAL called=HEX [like=HEX] listener=NAME`
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub(crate) fingerprint: Box<str>,
@@ -257,18 +258,31 @@ pub(crate) struct Reference {
     pub(crate) links: Vec<Link>,
     /// What the CAs of the listener were called, by [`ClientTrust::called`].
     pub(crate) called: Box<str>,
+    /// Whose name the client's looks like, where its CA has none.
+    pub(crate) like: Option<Likeness>,
     pub(crate) listener: Box<str>,
 }
 
 impl Reference {
     pub(crate) const METHOD: &'static str = "certificate";
+    /// Of the principals.
+    pub(crate) const KIND: &'static str = "cert";
 
-    pub(crate) fn new(fingerprint: &[u8; 32], path: Path, called: String, listener: &str) -> Self {
+    /// `name`: what the client is called by it, where that counts.
+    pub(crate) fn new(
+        fingerprint: &[u8; 32],
+        path: Path,
+        called: String,
+        name: Option<&str>,
+        listener: &str,
+    ) -> Self {
+        let name = name.filter(|_| path.named.is_none());
         Self {
             fingerprint: hex(fingerprint).into(),
             anchor: path.anchor,
             links: path.links,
             called: called.into(),
+            like: name.and_then(|name| Likeness::found(Self::KIND, name)),
             listener: listener.into(),
         }
     }
@@ -280,11 +294,12 @@ impl Reference {
             .map(|link| format!("{}/{}", hex(&link.issuer.0), link.serial))
             .collect();
         format!(
-            "fp={} ca={} path={} called={} listener={}",
+            "fp={} ca={} path={} called={}{} listener={}",
             self.fingerprint,
             self.anchor.0,
             links.join(","),
             self.called,
+            Likeness::text(self.like.as_ref()),
             self.listener
         )
     }
@@ -299,6 +314,7 @@ impl Reference {
         let (anchor, rest) = rest.split_once(" path=")?;
         let (path, listener) = rest.split_once(" listener=")?;
         let (path, called) = path.split_once(" called=")?;
+        let (called, like) = Likeness::split(called);
         let links = path.split(',').map(|link| {
             let (issuer, serial) = link.split_once('/')?;
             Some(Link {
@@ -311,6 +327,7 @@ impl Reference {
             anchor: AnchorId(anchor.into()),
             links: links.collect::<Option<_>>()?,
             called: called.into(),
+            like,
             listener: listener.into(),
         })
     }
@@ -330,6 +347,12 @@ mod tests {
 
     #[test]
     fn a_reference_survives_being_written_and_read() {
+        for like in [None, Some(Likeness::of("cert", "plant"))] {
+            survives(like);
+        }
+    }
+
+    fn survives(like: Option<Likeness>) {
         let reference = Reference {
             fingerprint: "ab".repeat(32).into(),
             anchor: AnchorId("0123".into()),
@@ -344,6 +367,7 @@ mod tests {
                 },
             ],
             called: "00ff".into(),
+            like,
             listener: "a name = with blanks".into(),
         };
         assert_eq!(Reference::parse(&reference.text()), Some(reference));

@@ -222,13 +222,14 @@ pub(crate) fn seconds(time: SystemTime) -> u64 {
 }
 
 /// RFC 8705, section 3: a token that is bound to a certificate is worth nothing without it. A
-/// binding of another kind (RFC 7800) cannot be checked here, so it refuses too.
+/// binding of another kind (RFC 7800) cannot be checked here, so it refuses too. Gives whether the
+/// token is bound.
 pub(crate) fn check_binding(
     claims: &Map<String, Value>,
     certificate: Option<&[u8; 32]>,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let Some(binding) = claims.get("cnf") else {
-        return Ok(());
+        return Ok(false);
     };
     let Some(thumbprint) = binding.get("x5t#S256").and_then(Value::as_str) else {
         return Err("the token is bound (cnf) by something else than x5t#S256".into());
@@ -237,7 +238,7 @@ pub(crate) fn check_binding(
         return Err("the token is bound to a certificate (cnf), and the client shows none".into());
     };
     if thumbprint == URL_SAFE_NO_PAD.encode(certificate) {
-        Ok(())
+        Ok(true)
     } else {
         Err("the token is bound to another certificate (cnf)".into())
     }

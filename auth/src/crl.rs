@@ -19,7 +19,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::der::{is_signed_by, serial, sha256, time};
-use crate::{Error, file};
+use crate::{Ends, Error, What, file};
 
 /// Largest CRL file, in bytes: some three million entries.
 const MAX_FILE: u64 = 128 << 20;
@@ -68,8 +68,8 @@ pub(crate) struct Lists {
 struct Issuer {
     /// Its distinguished name, as text.
     name: Box<str>,
-    /// The earliest nextUpdate.
-    next: Option<SystemTime>,
+    /// The earliest nextUpdate, and thisUpdate of the same list.
+    next: Option<(SystemTime, SystemTime)>,
     revoked: HashSet<Box<str>>,
     users_until: Option<SystemTime>,
     authorities_until: Option<SystemTime>,
@@ -203,7 +203,10 @@ impl Lists {
             .entry(IssuerId::of(list.issuer().as_raw()))
             .or_default();
         issuer.name = list.issuer().to_string().into();
-        issuer.next = Some(issuer.next.map_or(time(next), |have| have.min(time(next))));
+        let spans = (time(list.last_update()), time(next));
+        if issuer.next.is_none_or(|(_, have)| spans.1 < have) {
+            issuer.next = Some(spans);
+        }
         // Of two lists of one issuer the older one decides how long both are believed.
         let earliest = |have: Option<SystemTime>| Some(have.map_or(until, |have| have.min(until)));
         if scope.users {
@@ -242,9 +245,17 @@ impl Lists {
         }
     }
 
-    /// The issuers, with the earliest `nextUpdate` of their lists.
-    pub(crate) fn ends(&self) -> Vec<(Box<str>, SystemTime)> {
-        let ends = |issuer: &Issuer| Some((issuer.name.clone(), issuer.next?));
+    /// For each issuer the earliest `nextUpdate` of its lists.
+    pub(crate) fn ends(&self) -> Vec<Ends> {
+        let ends = |issuer: &Issuer| {
+            let (since, until) = issuer.next?;
+            Some(Ends {
+                what: What::Crl,
+                name: issuer.name.clone().into(),
+                since,
+                until,
+            })
+        };
         self.by_issuer.values().filter_map(ends).collect()
     }
 

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::bounded::Bounded;
 use crate::deny::Denied;
+use crate::ends::Reminder;
 use crate::exchange::Exchanges;
 use crate::guess::Guesses;
 use crate::introspection::Introspector;
@@ -37,7 +38,7 @@ use crate::jwt::Issuer;
 use crate::password::{self, Hasher, Users};
 use crate::tls::Loaded;
 use crate::webhook::Webhook;
-use crate::{ClientTrust, Ends, Error, Link, Settings};
+use crate::{ClientTrust, Ends, Error, Expiry, Link, Settings};
 use looked::First;
 pub(crate) use looked::Looked;
 
@@ -62,6 +63,7 @@ pub struct Desk {
     next_use: AtomicU64,
     generation: AtomicU64,
     ignored_roles: AtomicU64,
+    reminder: Mutex<Reminder>,
 }
 
 #[derive(Clone, Default)]
@@ -77,15 +79,6 @@ pub(crate) struct State {
     trusts: BTreeMap<Box<str>, Arc<ClientTrust>>,
     /// When the listeners' own certificates end.
     servers: BTreeMap<Box<str>, Vec<Ends>>,
-}
-
-/// How long a thing of a listener's still counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Expiry {
-    /// The listener.
-    pub listener: Box<str>,
-    /// What it is, and until when.
-    pub ends: Ends,
 }
 
 /// What came of reloading or fetching one unit.
@@ -124,6 +117,7 @@ impl Desk {
             next_use: AtomicU64::new(0),
             generation: AtomicU64::new(1),
             ignored_roles: AtomicU64::new(0),
+            reminder: Mutex::default(),
         };
         Ok((desk, warnings))
     }
@@ -167,6 +161,13 @@ impl Desk {
         let trusts = state.trusts.iter();
         let trusts = trusts.flat_map(|(name, trust)| of_listener(name, trust.ends()));
         servers.chain(trusts).collect()
+    }
+
+    /// Warnings of [`expiries`](Self::expiries) that are near at `now`, or over: each is said once 30, 7
+    /// and 1 days before, and then daily. To be asked now and then.
+    pub fn reminders(&self, now: SystemTime) -> Vec<String> {
+        let expiries = self.expiries();
+        self.reminder.lock().due(expiries, now)
     }
 
     /// Reads the password file again.
@@ -333,7 +334,7 @@ impl Desk {
                 .await;
         }
         let judged = match looked.first() {
-            Ok(First::Token(token)) => self.token(&looked, token).await,
+            Ok(First::Token(token)) => self.token(&looked, token, None).await,
             Ok(First::Password(password)) => self.password(&looked, password).await,
             Ok(First::Certificate(certificate)) => looked.certificate(certificate),
             Ok(First::Nothing) => Ok(anonymous(attempt.listener)),

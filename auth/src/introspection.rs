@@ -16,9 +16,8 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use portcullis_core::clock::Now;
-use portcullis_core::hook::{Accepted, Credential, Identity, Lease, Refusal, RefusalKind};
+use portcullis_core::hook::{Accepted, Attempt, Credential, Identity, Lease, Refusal, RefusalKind};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::bounded::Bounded;
@@ -26,6 +25,8 @@ use crate::breaker::Breaker;
 use crate::claims::{self, audiences, check_binding, check_conditions, date};
 use crate::fetch::{Ask, Client, secret};
 use crate::jwt::MAX_TOKEN;
+use crate::likeness::Likeness;
+use crate::slots::Slots;
 use crate::{Error, IntrospectionSettings};
 
 /// Largest answer, in bytes.
@@ -40,12 +41,22 @@ const AT_A_TIME: usize = 64;
 /// What a server that may own a credential says of it.
 #[derive(Debug)]
 pub(crate) enum Said {
-    /// Proven, with role values that could not be role names.
-    Yes(Box<Accepted>, u64),
+    /// Proven.
+    Yes(Box<Believed>),
     /// Not its own; why.
     NotMine(String),
     /// No.
     No(Refusal),
+}
+
+/// What a server said, and that counts.
+#[derive(Debug)]
+pub(crate) struct Believed {
+    pub(crate) accepted: Accepted,
+    /// Role values that could not be role names.
+    pub(crate) ignored_roles: u64,
+    /// Whether it is worth nothing without the client's certificate.
+    pub(crate) bound: bool,
 }
 
 /// One server.
@@ -56,7 +67,7 @@ pub(crate) struct Introspector {
     authorization: Option<Zeroizing<String>>,
     answers: Bounded<[u8; 32], Option<Arc<Map<String, Value>>>>,
     breaker: Breaker,
-    slots: Semaphore,
+    slots: Slots,
 }
 
 impl Introspector {
@@ -86,7 +97,7 @@ impl Introspector {
             authorization,
             answers: Bounded::new(CAPACITY),
             breaker: Breaker::default(),
-            slots: Semaphore::new(AT_A_TIME),
+            slots: Slots::new(AT_A_TIME),
         })
     }
 
@@ -98,7 +109,7 @@ impl Introspector {
         key: &hmac::Key,
         certificate: Option<&[u8; 32]>,
         several: bool,
-        now: Now,
+        attempt: &Attempt<'_>,
     ) -> Said {
         let name = &self.settings.name;
         let refuse = |kind, why: String| {
@@ -110,15 +121,15 @@ impl Introspector {
             let why = "the token is empty, too long or not printable";
             return refuse(RefusalKind::BadCredential, why.to_owned());
         }
-        let answer = match self.answer(token, key, now).await {
+        let answer = match self.answer(token, key, attempt).await {
             Ok(answer) => answer,
             Err(why) => return refuse(RefusalKind::Unavailable, why),
         };
         let Some(claims) = answer else {
             return Said::NotMine(format!("introspection {name}: the token is not active"));
         };
-        match self.accept(&claims, certificate, several, now) {
-            Ok((accepted, ignored)) => Said::Yes(Box::new(accepted), ignored),
+        match self.accept(&claims, certificate, several, attempt.now) {
+            Ok(believed) => Said::Yes(Box::new(believed)),
             Err(why) => Said::No(Refusal {
                 claimed: self
                     .identity(&claims, several, Vec::new())
@@ -137,17 +148,22 @@ impl Introspector {
         &self,
         token: &[u8],
         key: &hmac::Key,
-        now: Now,
+        attempt: &Attempt<'_>,
     ) -> Result<Option<Arc<Map<String, Value>>>, String> {
         let mut tag = [0; 32];
         tag.copy_from_slice(hmac::sign(key, token).as_ref());
+        let mut now = attempt.now;
         if let Some(answer) = self.answers.get(&tag, now.mono) {
             return Ok(answer);
         }
-        let _slot = tokio::time::timeout(self.settings.connection.timeout, self.slots.acquire())
-            .await
-            .map_err(|_| "too many requests wait for it".to_owned())?
-            .map_err(|_| "it is closed".to_owned())?;
+        let turn = self.slots.turn(&attempt.clock).await;
+        let (_slot, waited) = turn.ok_or("too many requests wait for it")?;
+        now.mono += waited;
+        now.wall += waited;
+        // A crowd with one token asks once.
+        if let Some(answer) = self.answers.get(&tag, now.mono) {
+            return Ok(answer);
+        }
         if !self.breaker.allows(now.mono) {
             return Err("it did not answer several times; left alone for some seconds".into());
         }
@@ -225,7 +241,7 @@ impl Introspector {
         certificate: Option<&[u8; 32]>,
         several: bool,
         now: Now,
-    ) -> Result<(Accepted, u64), String> {
+    ) -> Result<Believed, String> {
         let settings = &self.settings;
         let until = self.until(claims, now.wall)?;
         if !settings.audience.is_empty() {
@@ -235,22 +251,27 @@ impl Introspector {
                 return Err(format!("aud has none of {:?}", settings.audience));
             }
         }
-        check_binding(claims, certificate)?;
+        let bound = check_binding(claims, certificate)?;
         check_conditions(claims, &settings.require_claims)?;
-        let (roles, ignored) = claims::roles(
+        let (roles, ignored_roles) = claims::roles(
             claims,
             settings.roles.as_deref(),
             settings.allowed_roles.as_deref(),
         );
-        let accepted = Accepted {
-            identity: self.identity(claims, several, roles)?,
-            lease: Lease {
-                until: Some(until),
-                credential: Credential::new(Self::METHOD, &format!("server={}", settings.name)),
+        let identity = self.identity(claims, several, roles)?;
+        let reference = server_reference(&settings.name, &identity, several);
+        Ok(Believed {
+            accepted: Accepted {
+                identity,
+                lease: Lease {
+                    until: Some(until),
+                    credential: Credential::new(Self::METHOD, &reference),
+                },
+                data: None,
             },
-            data: None,
-        };
-        Ok((accepted, ignored))
+            ignored_roles,
+            bound,
+        })
     }
 
     /// Dates are checked here too: a server that is wrong about its own tokens is not believed.
@@ -268,6 +289,14 @@ impl Introspector {
             Some(_) | None => Ok(latest),
         }
     }
+}
+
+/// Names a server that vouched for somebody: `server=NAME`; and whose name that looks like, if the
+/// server does not stand in it (`several`): `like=HEX`.
+pub(crate) fn server_reference(server: &str, identity: &Identity, several: bool) -> String {
+    let principal = &identity.principal;
+    let like = Likeness::found(principal.kind(), principal.name()).filter(|_| !several);
+    format!("server={server}{}", Likeness::text(like.as_ref()))
 }
 
 /// `application/x-www-form-urlencoded`.

@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 
 use crate::claims::{self, audiences, check_binding, check_conditions, check_dates, roles, shown};
 use crate::keys::Keys;
+use crate::likeness::Likeness;
 use crate::remote::RemoteKeys;
 use crate::{Error, IssuerSettings, KeySource};
 
@@ -121,15 +122,19 @@ pub(crate) struct Proven {
     pub(crate) jti: Option<String>,
     /// Role values that could not be role names.
     pub(crate) ignored_roles: u64,
+    /// Whether it is worth nothing without the client's certificate.
+    pub(crate) bound: bool,
 }
 
 /// Names the issuer and the key that signed: `issuer=NAME key=THUMBPRINT`; where a token may be
-/// used once at a time, also the token and which use of it this is: `jti=HEX use=NUMBER`.
+/// used once at a time, also the token and which use of it this is: `jti=HEX use=NUMBER`; and whose
+/// name the principal's looks like, if the issuer does not stand in it: `like=HEX`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
     pub(crate) issuer: Box<str>,
     pub(crate) key: Box<str>,
     pub(crate) once: Option<Once>,
+    pub(crate) like: Option<Likeness>,
 }
 
 /// One use of a token.
@@ -148,7 +153,8 @@ impl Reference {
         let once = self.once.as_ref().map_or_else(String::new, |once| {
             format!(" jti={} use={}", once.token, once.number)
         });
-        format!("issuer={} key={}{once}", self.issuer, self.key)
+        let like = Likeness::text(self.like.as_ref());
+        format!("issuer={} key={}{once}{like}", self.issuer, self.key)
     }
 
     pub(crate) fn credential(&self) -> Credential {
@@ -157,6 +163,7 @@ impl Reference {
 
     /// Reads [`text`](Self::text).
     pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (text, like) = Likeness::split(text);
         let (issuer, rest) = text.strip_prefix("issuer=")?.split_once(" key=")?;
         let (key, once) = match rest.split_once(" jti=") {
             None => (rest, None),
@@ -173,6 +180,7 @@ impl Reference {
             issuer: issuer.into(),
             key: key.into(),
             once,
+            like,
         })
     }
 }
@@ -231,7 +239,7 @@ impl Court<'_> {
             .and_then(|(claims, key)| {
                 let settings = &issuer.settings;
                 let until = check_dates(&claims, settings.leeway, now.wall)?;
-                check_binding(&claims, certificate)?;
+                let bound = check_binding(&claims, certificate)?;
                 check_conditions(&claims, &settings.require_claims)?;
                 let (roles, ignored_roles) = roles(
                     &claims,
@@ -242,16 +250,21 @@ impl Court<'_> {
                 if settings.one_connection_per_jti && jti.is_none_or(str::is_empty) {
                     return Err("the claim jti is missing (one-connection-per-jti)".into());
                 }
+                let identity = self.identity(issuer, &claims, roles)?;
+                let name = identity.principal.name();
+                let like = Likeness::found("jwt", name).filter(|_| !self.several);
                 Ok(Proven {
-                    identity: self.identity(issuer, &claims, roles)?,
+                    identity,
                     until,
                     reference: Reference {
                         issuer: settings.name.as_str().into(),
                         key,
                         once: None,
+                        like,
                     },
                     jti: jti.map(str::to_owned),
                     ignored_roles,
+                    bound,
                 })
             })
             .map_err(|reason| Refusal {

@@ -43,11 +43,13 @@ mod guess;
 mod introspection;
 mod jwt;
 mod keys;
+mod likeness;
 mod names;
 pub mod password;
 mod remote;
 mod scram;
 mod settings;
+mod slots;
 pub mod tls;
 mod token;
 mod trust;
@@ -56,8 +58,8 @@ mod webhook;
 
 pub use certificate::{CertificateName, certificate_attributes};
 pub use claims::ClaimCondition;
-pub use desk::{Desk, Expiry, Reloaded};
-pub use ends::{Ends, What};
+pub use desk::{Desk, Reloaded};
+pub use ends::{Ends, Expiry, What};
 pub use error::Error;
 pub use fetch::Connection;
 pub use settings::{

@@ -351,6 +351,25 @@ impl Settings {
         usize::from(self.password_file.is_some()) + webhooks.count()
     }
 
+    /// Kind and name of the sources that stand in their principals: one of several.
+    pub(crate) fn named_sources(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let (tokens, passwords) = (self.token_sources() > 1, self.password_sources() > 1);
+        let issuers = self.issuers.iter().map(|issuer| &issuer.name);
+        let servers = self.introspection.iter().map(|server| &server.name);
+        let webhooks = move |kind: fn(&WebhookSettings) -> bool| {
+            let webhooks = self.webhooks.iter().filter(move |webhook| kind(webhook));
+            webhooks.map(|webhook| &webhook.name)
+        };
+        let bearers = issuers
+            .chain(servers)
+            .chain(webhooks(|webhook| webhook.tokens));
+        let bearers = bearers
+            .filter(move |_| tokens)
+            .map(|name| ("jwt", name.as_str()));
+        let users = webhooks(|webhook| webhook.passwords).filter(move |_| passwords);
+        bearers.chain(users.map(|name| ("user", name.as_str())))
+    }
+
     fn check_remotes(&self) -> Result<(), Error> {
         let several = self.token_sources() > 1;
         let mut names: Vec<&str> = Vec::new();

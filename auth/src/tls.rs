@@ -283,6 +283,7 @@ fn check_server_certificate(
         } else {
             subject
         },
+        since: time(validity.not_before),
         until: time(validity.not_after),
     })
 }

@@ -31,14 +31,14 @@ use portcullis_core::hook::{
 use portcullis_core::wire::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use crate::breaker::Breaker;
 use crate::claims::{self, named};
 use crate::fetch::{Ask, Client, secret};
-use crate::introspection::Said;
+use crate::introspection::{Believed, Said, server_reference};
 use crate::jwt::MAX_TOKEN;
+use crate::slots::Slots;
 use crate::{Error, WebhookSettings};
 
 /// Largest answer, in bytes.
@@ -52,7 +52,7 @@ pub(crate) struct Webhook {
     client: Client,
     authorization: Option<Zeroizing<String>>,
     breaker: Breaker,
-    slots: Semaphore,
+    slots: Slots,
 }
 
 /// What it is asked about.
@@ -121,7 +121,7 @@ impl Webhook {
             settings: settings.clone(),
             authorization,
             breaker: Breaker::default(),
-            slots: Semaphore::new(AT_A_TIME),
+            slots: Slots::new(AT_A_TIME),
         })
     }
 
@@ -145,7 +145,7 @@ impl Webhook {
             Verdict::Ignore => Said::NotMine(format!("webhook {name}: not its own")),
             Verdict::Deny => refuse(RefusalKind::BadCredential, "it denies".into()),
             Verdict::Allow => match self.accept(&answer, judged, several, attempt.now.wall) {
-                Ok((accepted, ignored)) => Said::Yes(Box::new(accepted), ignored),
+                Ok(believed) => Said::Yes(Box::new(believed)),
                 Err(why) => refuse(RefusalKind::BadCredential, why),
             },
         }
@@ -160,11 +160,9 @@ impl Webhook {
         let unavailable = |why: &str| (RefusalKind::Unavailable, why.to_owned());
         let body = body(attempt, judged, certificate)
             .map_err(|why| (RefusalKind::BadCredential, why.to_owned()))?;
-        let _slot = tokio::time::timeout(self.settings.connection.timeout, self.slots.acquire())
-            .await
-            .map_err(|_| unavailable("too many requests wait for it"))?
-            .map_err(|_| unavailable("it is closed"))?;
-        let now = attempt.now.mono;
+        let turn = self.slots.turn(&attempt.clock).await;
+        let (_slot, waited) = turn.ok_or_else(|| unavailable("too many requests wait for it"))?;
+        let now = attempt.now.mono + waited;
         if !self.breaker.allows(now) {
             let why = "it did not answer several times; left alone for some seconds";
             return Err(unavailable(why));
@@ -198,7 +196,7 @@ impl Webhook {
         judged: Judged<'_>,
         several: bool,
         now: SystemTime,
-    ) -> Result<(Accepted, u64), String> {
+    ) -> Result<Believed, String> {
         let settings = &self.settings;
         let (kind, name) = match (judged, &answer.principal) {
             (Judged::Password { user, .. }, None) => ("user", user),
@@ -219,20 +217,24 @@ impl Webhook {
                 .min(latest),
         };
         let roles = Map::from_iter([("roles".to_owned(), Value::Array(answer.roles.clone()))]);
-        let (roles, ignored) =
+        let (roles, ignored_roles) =
             claims::roles(&roles, Some("roles"), settings.allowed_roles.as_deref());
         let attributes: Map<String, Value> = answer.attributes.clone().into_iter().collect();
         let identity = named(kind, name, source, roles, claims::attributes(&attributes))
             .map_err(|why| format!("the principal: {why}"))?;
-        let accepted = Accepted {
-            identity,
-            lease: Lease {
-                until: Some(until),
-                credential: Credential::new(Self::METHOD, &format!("server={}", settings.name)),
+        let reference = server_reference(&settings.name, &identity, several);
+        Ok(Believed {
+            accepted: Accepted {
+                identity,
+                lease: Lease {
+                    until: Some(until),
+                    credential: Credential::new(Self::METHOD, &reference),
+                },
+                data: None,
             },
-            data: None,
-        };
-        Ok((accepted, ignored))
+            ignored_roles,
+            bound: false,
+        })
     }
 }
 

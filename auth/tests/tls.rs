@@ -4,38 +4,26 @@
 #![expect(clippy::panic, reason = "a failed set-up is a failed test")]
 
 mod common;
+#[path = "common/handshake.rs"]
+mod memory;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use common::{Ca, Leaf, at, client_params, day, file};
+use memory::{Day, at_day, handshake, handshake_with};
 use portcullis_auth::tls::{
     ClientAuth, Loaded, SniSettings, TlsSettings, client_certificate, load,
 };
-use portcullis_auth::{Ends, What};
-use portcullis_core::gate::with_reason;
+use portcullis_auth::{Ends, Settings, What};
 use rcgen::{
     CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PublicKeyData as _, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
-use rustls::time_provider::TimeProvider;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion,
-    RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
 };
-
-/// The clock of the tests.
-#[derive(Debug)]
-struct Day0;
-
-impl TimeProvider for Day0 {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(
-            common::START,
-        )))
-    }
-}
 
 struct Setting {
     directory: tempfile::TempDir,
@@ -70,7 +58,7 @@ impl Setting {
     }
 
     fn server(&self) -> Arc<ServerConfig> {
-        at_day_0(&self.load())
+        at_day(&self.load(), 0)
     }
 
     /// The configuration of a client that trusts the CA.
@@ -84,7 +72,7 @@ impl Setting {
             .add(CertificateDer::from(self.ca.der.to_vec()))
             .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_details(provider, Arc::new(Day0))
+        let builder = ClientConfig::builder_with_details(provider, Arc::new(Day(0)))
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots);
@@ -100,13 +88,6 @@ impl Setting {
     }
 }
 
-/// The loaded configuration with the clock of the tests.
-fn at_day_0(loaded: &Loaded) -> Arc<ServerConfig> {
-    let mut config = (*loaded.config).clone();
-    config.time_provider = Arc::new(Day0);
-    Arc::new(config)
-}
-
 fn server(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
     ca.client("server", |params| {
         params.subject_alt_names = vec![SanType::DnsName("localhost".try_into().unwrap())];
@@ -118,96 +99,6 @@ fn server(ca: &Ca, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
 fn private(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A handshake that failed: the reason, as the gate hears it, and what the client is told.
-#[derive(Debug)]
-struct Failed {
-    why: String,
-    alert: Option<AlertDescription>,
-}
-
-/// Runs a handshake to its end.
-fn handshake(
-    server: &Arc<ServerConfig>,
-    client: &Arc<ClientConfig>,
-) -> Result<(ServerConnection, ClientConnection), Failed> {
-    handshake_with("localhost", server, client)
-}
-
-/// The same for a client that asks for this name.
-fn handshake_with(
-    name: &'static str,
-    server: &Arc<ServerConfig>,
-    client: &Arc<ClientConfig>,
-) -> Result<(ServerConnection, ClientConnection), Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let work = async { in_memory(name, server, client) };
-    let (result, reason) = runtime.block_on(with_reason(work));
-    result.map_err(|failed| Failed {
-        why: reason.unwrap_or(failed.why),
-        ..failed
-    })
-}
-
-fn in_memory(
-    name: &'static str,
-    server: &Arc<ServerConfig>,
-    client: &Arc<ClientConfig>,
-) -> Result<(ServerConnection, ClientConnection), Failed> {
-    let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-    let name = ServerName::try_from(name).unwrap();
-    let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
-    for _ in 0..10 {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
-        }
-        let mut bytes = wire.as_slice();
-        while !bytes.is_empty() {
-            server.read_tls(&mut bytes).unwrap();
-            if let Err(error) = server.process_new_packets() {
-                return Err(Failed {
-                    why: error.to_string(),
-                    alert: alert(&mut server, &mut client),
-                });
-            }
-        }
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut bytes = wire.as_slice();
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().map_err(|error| Failed {
-                why: format!("client: {error}"),
-                alert: None,
-            })?;
-        }
-        if !client.is_handshaking() && !server.is_handshaking() && !client.wants_write() {
-            return Ok((server, client));
-        }
-    }
-    panic!("the handshake does not end")
-}
-
-/// What the client is told.
-fn alert(server: &mut ServerConnection, client: &mut ClientConnection) -> Option<AlertDescription> {
-    let mut wire = Vec::new();
-    while server.wants_write() {
-        server.write_tls(&mut wire).unwrap();
-    }
-    let mut bytes = wire.as_slice();
-    while !bytes.is_empty() {
-        client.read_tls(&mut bytes).unwrap();
-        if let Err(rustls::Error::AlertReceived(alert)) = client.process_new_packets() {
-            return Some(alert);
-        }
-    }
-    None
 }
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&rustls::version::TLS13, &rustls::version::TLS12];
@@ -304,7 +195,7 @@ fn each_refusal_has_its_alert(setting: &Setting, version: &'static SupportedProt
     ] {
         let loaded = load(settings, day(0)).unwrap_or_else(|error| panic!("{error}"));
         let client = Arc::new(setting.client(Some(&leaf), version));
-        let failed = handshake(&at_day_0(&loaded), &client).unwrap_err();
+        let failed = handshake(&at_day(&loaded, 0), &client).unwrap_err();
         assert!(failed.why.contains(word), "{failed:?}");
         assert_eq!(failed.alert, Some(alert), "{}", failed.why);
     }
@@ -474,27 +365,56 @@ fn a_key_that_others_can_read_is_a_warning() {
 }
 
 #[test]
-fn the_days_that_are_left_can_be_asked() {
+fn the_days_that_are_left_can_be_asked_and_what_is_near_its_end_is_said_once() {
     let setting = Setting::new(ClientAuth::Required);
     let loaded = setting.load();
-    let ends = |what, name: &str, days| Ends {
+    let ends = |what, name: &str, since, days| Ends {
         what,
         name: name.to_owned(),
+        since: day(since),
         until: day(days),
     };
-    assert_eq!(loaded.ends, [ends(What::Server, "CN=server", 365)]);
-    let ca = ends(What::ClientCa, "CN=ca", 3650);
+    assert_eq!(loaded.ends, [ends(What::Server, "CN=server", -30, 365)]);
+    let ca = ends(What::ClientCa, "CN=ca", -365, 3650);
     assert_eq!(loaded.trust.unwrap().ends(), std::slice::from_ref(&ca));
     assert_eq!((ca.days(day(3649)), ca.days(day(4000))), (1, 0));
-    for (days, warned) in [(0, false), (3635, false), (3637, true), (4000, true)] {
-        assert_eq!(ca.warning(day(days)).is_some(), warned, "{days}");
-    }
     // A list says when the next one is due.
     let mut with_list = setting;
     let crl = with_list.ca.crl(&[], 30);
     with_list.settings.revocation.files = vec![file(with_list.directory.path(), "ca.crl", crl)];
     let ends_of = with_list.load().trust.unwrap().ends();
-    assert_eq!(ends_of.get(1), Some(&ends(What::Crl, "CN=ca", 30)));
+    assert_eq!(ends_of.get(1), Some(&ends(What::Crl, "CN=ca", -100, 30)));
+    // What a listener has is warned of, as its clock says.
+    let desk = common::desk(Settings::default());
+    desk.set_listener("internet", &with_list.load());
+    let said = |days| {
+        let said = desk.reminders(day(days)).into_iter();
+        let mut said: Vec<_> = said
+            .map(|text| text.replace("listener \"internet\": ", ""))
+            .collect();
+        said.sort();
+        said
+    };
+    assert_eq!(said(-1), [""; 0]);
+    assert_eq!(said(0).len(), 1);
+    assert_eq!(said(22), [""; 0]);
+    assert_eq!(
+        said(23),
+        ["the revocation list of its CA \"CN=ca\" ends in 7 days; renew it"]
+    );
+    assert_eq!(said(24), [""; 0]);
+    let over = said(30);
+    assert!(
+        over[0].contains("\"CN=ca\" HAS ENDED: it counts for crl-grace"),
+        "{over:?}"
+    );
+    assert_eq!(
+        said(340),
+        [
+            "its certificate \"CN=server\" ends in 25 days; renew it",
+            &*over[0]
+        ]
+    );
     // The parameters are what the certificates were made from.
     assert_eq!(client_params("x").not_after, at(365));
     assert!(!KeyPair::generate().unwrap().der_bytes().is_empty());

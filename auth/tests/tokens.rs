@@ -616,6 +616,8 @@ fn a_withdrawn_key_ends_what_it_signed_and_a_broken_file_changes_nothing() {
 fn a_token_bound_to_a_certificate_is_worth_nothing_without_it() {
     let setting = Setting::new();
     let ca = Ca::root("ca");
+    let trusted = common::trust(&[&ca.pem], &[]).unwrap();
+    setting.desk.set_trust("internet", Some(trusted));
     let (mine, other) = (ca.client("pump", |_| {}), ca.client("other", |_| {}));
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &mine.der);
     let bound = |binding: Value| {

@@ -1,7 +1,9 @@
 //! Who is it? Every kind of credential, and every way in which one fails.
 
-use std::fs;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, SystemTime};
+use std::{fs, thread};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -303,6 +305,72 @@ fn a_crowd_whose_passwords_take_longer_to_hash_than_the_deadline_gets_in() {
     }
 }
 
+/// A server on loopback that thinks half a second about every request, however many there are.
+fn thinks_about_it(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            thread::spawn(move || answer_slowly(BufReader::new(stream.unwrap()), answer));
+        }
+    });
+    address
+}
+
+fn answer_slowly(mut stream: BufReader<TcpStream>, answer: &str) -> io::Result<()> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line)?;
+        let line = line.trim().to_ascii_lowercase();
+        if let Some(bytes) = line.strip_prefix("content-length: ") {
+            length = bytes.parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    stream.read_exact(&mut vec![0; length])?;
+    thread::sleep(Duration::from_millis(500));
+    let head = "HTTP/1.1 200 OK\r\ncontent-length";
+    let mut stream = stream.into_inner();
+    write!(stream, "{head}: {}\r\n\r\n{answer}", answer.len())
+}
+
+/// A few are asked about at a time; who waits for that is not to blame for it.
+#[test]
+fn a_crowd_whose_tokens_take_a_server_longer_than_the_deadline_gets_in() {
+    const CROWD: usize = 300;
+    for (section, answer) in [
+        (
+            "[[auth.introspection]]\nname = \"oauth\"\nclient-id = \"id\"\n\
+             client-secret-file = \"secret\"\n",
+            r#"{"active": true, "sub": "anna"}"#,
+        ),
+        (
+            "[[auth.webhook]]\nname = \"hook\"\ncredentials = [\"token\"]\n",
+            r#"{"result": "allow", "principal": "anna"}"#,
+        ),
+    ] {
+        let server = thinks_about_it(answer);
+        let broker = Broker::start(|setup| {
+            setup.limits += "connect-deadline = \"1 s\"\n";
+            fs::write(setup.path("secret"), "secret").unwrap();
+            let url = format!("url = \"http://{server}/\"\nallowed-roles = []\n");
+            setup.more = [section, &*url].concat();
+        });
+        let mut crowd: Vec<_> = (0..CROWD).map(|_| broker.wire()).collect();
+        for (at, wire) in crowd.iter_mut().enumerate() {
+            let claims = json!({"iss": "https://else.example", "jti": at});
+            let token = broker.setup.token(&claims);
+            wire.send(&connect(4, &format!("c{at}"), 60, ("", &token)));
+        }
+        for (at, wire) in crowd.iter_mut().enumerate() {
+            assert_eq!(wire.receive(), Some((0x20, vec![0, 0])), "{section} {at}");
+        }
+    }
+}
+
 fn two_cas_and_two_issuers(setup: &mut Setup) {
     for arguments in [
         &["pki", "init", "office"][..],
@@ -397,6 +465,23 @@ fn the_name_is_the_same_whoever_vouches_for_it_and_the_principal_is_not() {
             &topic,
         ];
         broker.setup.portcullis(&question).succeeded();
+    }
+    // Which CA that is explain reads from the principal, as it stands in no certificate.
+    for (principal, topic, allowed) in [
+        ("cert:plant/device-1", "by/plant/device-1", true),
+        ("cert:office/device-1", "by/office/device-1", true),
+        ("cert:office/device-1", "by/plant/device-1", false),
+        ("jwt:second/device-3", "by/second/device-3", false),
+    ] {
+        let config = broker.setup.config();
+        let question = ["policy", "explain", "--config", config.to_str().unwrap()];
+        let question = [&question[..], &["--principal", principal, "publish", topic]].concat();
+        let said = broker.setup.portcullis(&question);
+        assert_eq!(
+            said.code(),
+            Some(i32::from(!allowed)),
+            "{principal} {topic}: {said:?}"
+        );
     }
     let said = broker
         .setup

@@ -1,9 +1,17 @@
 //! SIGHUP: what is good is taken up and reaches the living; what is broken stays out, loudly.
 
 use std::fs;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use serde_json::json;
+use time::OffsetDateTime;
 
 use crate::client::{V3, V5, VERSIONS};
-use crate::harness::{ANNA, Broker, POLICY};
+use crate::harness::{ANNA, Broker, POLICY, Setup, eventually};
 
 /// Rule 6. A second is the bound of the rule; the line `reloaded` comes after every session goes
 /// by the new policy, so what is published then shows it without a clock.
@@ -202,4 +210,96 @@ fn limits_and_rules_of_a_changed_configuration_apply_to_live_connections() {
     broker.reload().unwrap();
     assert!(broker.log.text().contains("needs a restart"));
     broker.user(V5, "anna", ANNA).disconnect();
+}
+
+/// A token that names the certificate of a client (RFC 8705).
+fn bound_to(broker: &Broker, name: &str) -> String {
+    let pem = fs::read(broker.setup.path(&format!("pki/{name}.pem"))).unwrap();
+    let der = CertificateDer::from_pem_slice(&pem).unwrap();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &der);
+    let thumbprint = URL_SAFE_NO_PAD.encode(digest);
+    broker
+        .setup
+        .token(&json!({"cnf": {"x5t#S256": thumbprint}}))
+}
+
+#[test]
+fn rule_6_a_token_ends_with_the_certificate_that_it_needs() {
+    for required in [false, true] {
+        let broker = Broker::start(|setup| {
+            let optional = "client-auth = \"optional\"\n";
+            let with_list = format!("{optional}crl = [\"pki/ca.crl\"]\n");
+            setup.listeners = setup.listeners.replace(optional, &with_list);
+            setup.portcullis(&["pki", "crl", "pki"]).succeeded();
+            if required {
+                setup.auth += "require = [\"certificate\", \"jwt\"]\n";
+                setup.listeners = setup
+                    .listeners
+                    .replace("auth = [\"jwt\", \"password\"]\n", "");
+            }
+        });
+        let bound = if required {
+            broker.setup.token(&json!({}))
+        } else {
+            bound_to(&broker, "device-1")
+        };
+        let with = |id, name| broker.dial(V5, id).certificate(name).token(&bound);
+        let mut client = with("a", "device-1").connect();
+        let other = if required {
+            with("b", "device-2").connect()
+        } else {
+            assert_eq!(with("b", "device-2").refused(), 0x86);
+            let free = broker.setup.token(&json!({}));
+            broker
+                .dial(V5, "b")
+                .certificate("device-1")
+                .token(&free)
+                .connect()
+        };
+        let revoke = ["pki", "revoke", "pki", "device-1"];
+        broker.setup.portcullis(&revoke).succeeded();
+        broker.setup.portcullis(&["pki", "crl", "pki"]).succeeded();
+        broker.reload().unwrap();
+        assert_eq!(client.ended(), Some(0x87));
+        other.disconnect();
+    }
+}
+
+/// A server certificate that ends in a day and a few seconds is warned of when the broker starts and
+/// again when the day begins, as is one that a reload brings.
+#[test]
+fn what_nears_its_end_is_said_in_the_log_once_at_each_step() {
+    let ends_in = |setup: &Setup, span: Duration| {
+        let read = |name: &str| fs::read_to_string(setup.path(name)).unwrap();
+        let key = KeyPair::from_pem(&read("pki/ca.key")).unwrap();
+        let ca = Issuer::from_ca_cert_pem(&read("pki/ca.pem"), key).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let now = OffsetDateTime::now_utc();
+        params.not_before = now - Duration::from_hours(24 * 99);
+        params.not_after = now + span;
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+        let key = KeyPair::from_pem(&read("pki/server.key")).unwrap();
+        let certificate = params.signed_by(&key, &ca).unwrap();
+        fs::write(setup.path("pki/server.pem"), certificate.pem()).unwrap();
+    };
+    let day = Duration::from_hours(24);
+    let broker = Broker::start(|setup| ends_in(setup, day + Duration::from_secs(15)));
+    let said = |words: &str| {
+        let log = broker.log.text();
+        let lines = log.lines().filter(|line| line.contains("its certificate"));
+        lines.filter(|line| line.contains(words)).count()
+    };
+    eventually("the warning of the last day", || {
+        (said("ends in 23 hours; renew it") == 1).then_some(())
+    });
+    // The one of the last week, unless it took so long to start.
+    assert!(said("ends in 24 hours; renew it") <= 1 && said("") <= 2);
+    let before = said("");
+    ends_in(&broker.setup, 6 * day + Duration::from_mins(10));
+    broker.reload().unwrap();
+    assert_eq!(said("ends in 6 days; renew it"), 1);
+    broker.reload().unwrap();
+    assert_eq!(said(""), before + 1, "once each");
 }

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use portcullis_core::hook::{
     Accepted, Attributes, Credential, Identity, Lease, Principal, Refusal, RefusalKind,
@@ -17,42 +18,76 @@ use crate::jwt::{self, Court, Once, Proven};
 use crate::password::{self, Check};
 use crate::webhook::Judged;
 
+/// The bearer of a token that counts.
+struct Bearer {
+    accepted: Accepted,
+    /// Whether the token is worth nothing without the client's certificate.
+    bound: bool,
+    /// Where the token may be used once at a time: by which reference, and its hash.
+    once: Option<(jwt::Reference, Box<str>)>,
+}
+
 impl Desk {
-    /// Judges a token, and the certificate that `require` may ask for with it.
+    /// Judges a token, and the certificate that it is bound to or that `require` asks for with it:
+    /// the identity lives as long as both. `acts_for`: whom the client calls itself, if it does.
     pub(crate) async fn token(
         &self,
         looked: &Looked<'_>,
         token: &[u8],
+        acts_for: Option<&str>,
     ) -> Result<Accepted, Refusal> {
-        let mut accepted = self.bearer_of(looked, token).await?;
-        if looked.state.settings.require.is_empty() {
-            return Ok(accepted);
-        }
-        let both = looked.required_certificate().map_err(|refusal| Refusal {
-            claimed: Some(accepted.identity.principal.clone()),
+        let Bearer {
+            mut accepted,
+            bound,
+            once,
+        } = self.bearer_of(looked, token).await?;
+        let principal = accepted.identity.principal.clone();
+        let refused = |refusal: Refusal| Refusal {
+            claimed: Some(principal.clone()),
             ..refusal
-        })?;
-        let mut attributes = (*both.identity.attributes).clone();
-        // The token names the principal.
-        attributes.remove(Identity::NAME);
-        attributes.extend((*accepted.identity.attributes).clone());
-        accepted.identity.attributes = Arc::new(attributes);
-        accepted.lease.until = match (accepted.lease.until, both.lease.until) {
-            (Some(token), Some(certificate)) => Some(token.min(certificate)),
-            (one, other) => one.or(other),
         };
-        let token = accepted.lease.credential;
-        accepted.lease.credential = Credential::new(
-            &token.method,
-            &format!(
-                "{}{BOTH}{}",
-                token.reference, both.lease.credential.reference
-            ),
-        );
+        if acts_for.is_some_and(|other| other != accepted.identity.name()) {
+            let why = "OAUTHBEARER: the client wants to act as somebody else";
+            return Err(refused(bad(why.to_owned())));
+        }
+        let certificate = if !looked.state.settings.require.is_empty() {
+            let both = looked.required_certificate().map_err(refused)?;
+            let mut attributes = (*both.identity.attributes).clone();
+            // The token names the principal.
+            attributes.remove(Identity::NAME);
+            attributes.extend((*accepted.identity.attributes).clone());
+            accepted.identity.attributes = Arc::new(attributes);
+            Some(both.lease)
+        } else if bound {
+            Some(looked.bound_certificate().map_err(refused)?)
+        } else {
+            None
+        };
+        let lease = &mut accepted.lease;
+        // Only now that nothing is missing: an older use of the token ends by it.
+        if let Some((reference, token)) = once {
+            let once = Some(self.once(looked, token, lease.until));
+            lease.credential = jwt::Reference { once, ..reference }.credential();
+        }
+        if let Some(certificate) = certificate {
+            lease.until = match (lease.until, certificate.until) {
+                (Some(token), Some(certificate)) => Some(token.min(certificate)),
+                (one, other) => one.or(other),
+            };
+            let token = &lease.credential;
+            lease.credential = Credential::new(
+                &token.method,
+                &format!(
+                    "{}{BOTH}{}",
+                    token.reference, certificate.credential.reference
+                ),
+            );
+        }
         Ok(accepted)
     }
 
-    async fn bearer_of(&self, looked: &Looked<'_>, token: &[u8]) -> Result<Accepted, Refusal> {
+    /// Whose a token is.
+    async fn bearer_of(&self, looked: &Looked<'_>, token: &[u8]) -> Result<Bearer, Refusal> {
         let (state, attempt) = (looked.state, looked.attempt);
         let several = state.settings.token_sources() > 1;
         let court = Court {
@@ -81,7 +116,7 @@ impl Desk {
                     }
                     let proven = court.judge(issuer, token, fingerprint.as_ref(), attempt.now)?;
                     let once = issuer.settings.one_connection_per_jti;
-                    return Ok(self.proven(looked, proven, once));
+                    return Ok(self.proven(proven, once));
                 }
                 Link::Introspection(at) => {
                     let Some(server) = state.introspector(*at) else {
@@ -89,7 +124,7 @@ impl Desk {
                     };
                     let key = self.hasher.key();
                     server
-                        .judge(token, key, fingerprint.as_ref(), several, attempt.now)
+                        .judge(token, key, fingerprint.as_ref(), several, attempt)
                         .await
                 }
                 Link::Webhook(at) => {
@@ -103,9 +138,14 @@ impl Desk {
                 Link::Passwords => continue,
             };
             match said {
-                Said::Yes(accepted, ignored) => {
-                    self.ignored_roles.fetch_add(ignored, Ordering::Relaxed);
-                    return Ok(*accepted);
+                Said::Yes(believed) => {
+                    self.ignored_roles
+                        .fetch_add(believed.ignored_roles, Ordering::Relaxed);
+                    return Ok(Bearer {
+                        accepted: believed.accepted,
+                        bound: believed.bound,
+                        once: None,
+                    });
                 }
                 Said::No(refusal) => return Err(refusal),
                 Said::NotMine(reason) => why.push(reason),
@@ -115,31 +155,33 @@ impl Desk {
     }
 
     /// A token whose signature and claims are good.
-    fn proven(&self, looked: &Looked<'_>, proven: Proven, once: bool) -> Accepted {
+    fn proven(&self, proven: Proven, once: bool) -> Bearer {
         self.ignored_roles
             .fetch_add(proven.ignored_roles, Ordering::Relaxed);
-        let mut reference = proven.reference;
-        if once {
-            let named = format!("{}\0{}", reference.issuer, proven.jti.unwrap_or_default());
-            let token: Box<str> =
-                hex(sha256(named.as_bytes()).get(..16).unwrap_or_default()).into();
-            let now = looked.attempt.now;
-            let left = proven.until.duration_since(now.wall).unwrap_or_default();
-            let until = now.mono.checked_add(left).unwrap_or(now.mono);
-            reference.once = Some(self.once(looked, token, until));
-        }
-        Accepted {
-            identity: proven.identity,
-            lease: Lease {
-                until: Some(proven.until),
-                credential: reference.credential(),
+        let reference = proven.reference;
+        let named = format!("{}\0{}", reference.issuer, proven.jti.unwrap_or_default());
+        let token = hex(sha256(named.as_bytes()).get(..16).unwrap_or_default());
+        Bearer {
+            accepted: Accepted {
+                identity: proven.identity,
+                lease: Lease {
+                    until: Some(proven.until),
+                    credential: reference.credential(),
+                },
+                data: None,
             },
-            data: None,
+            bound: proven.bound,
+            once: once.then(|| (reference, token.into())),
         }
     }
 
-    /// The use that a token is put to now; earlier ones end.
-    fn once(&self, looked: &Looked<'_>, token: Box<str>, until: std::time::Instant) -> Once {
+    /// The use that a token is put to now; earlier ones end. It is remembered as long as the token
+    /// counts.
+    fn once(&self, looked: &Looked<'_>, token: Box<str>, until: Option<SystemTime>) -> Once {
+        let now = looked.attempt.now;
+        let left = until.and_then(|until| until.duration_since(now.wall).ok());
+        let until = now.mono.checked_add(left.unwrap_or_default());
+        let until = until.unwrap_or(now.mono);
         // The same token on the same connection: the same use, longer.
         let current = looked
             .attempt
@@ -152,9 +194,7 @@ impl Desk {
             || self.next_use.fetch_add(1, Ordering::Relaxed),
             |once| once.number,
         );
-        let before = self
-            .uses
-            .insert(token.clone(), number, until, looked.attempt.now.mono);
+        let before = self.uses.insert(token.clone(), number, until, now.mono);
         if before.is_some_and(|before| before != number) {
             self.moved();
         }
@@ -223,9 +263,10 @@ impl Desk {
                         .judge(looked.attempt, judged, facts.as_ref(), several)
                         .await;
                     match said {
-                        Said::Yes(accepted, ignored) => {
-                            self.ignored_roles.fetch_add(ignored, Ordering::Relaxed);
-                            return Ok(*accepted);
+                        Said::Yes(believed) => {
+                            self.ignored_roles
+                                .fetch_add(believed.ignored_roles, Ordering::Relaxed);
+                            return Ok(believed.accepted);
                         }
                         Said::No(refusal) => return Err(refusal),
                         Said::NotMine(reason) => why.push(reason),

@@ -1,6 +1,6 @@
 //! An attempt, seen through what its listener looks at: which credential counts?
 
-use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Lease, Refusal};
+use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Lease, Principal, Refusal};
 use portcullis_core::secret::Secret;
 use rustls::pki_types::CertificateDer;
 
@@ -8,7 +8,9 @@ use super::{State, bad};
 use crate::certificate::{self, Facts};
 use crate::deny::denied;
 use crate::der::sha256;
-use crate::{Method, jwt};
+use crate::likeness::Likeness;
+use crate::trust::Path;
+use crate::{ClientTrust, Method, jwt};
 
 /// The credential that is judged.
 pub(super) enum First<'a> {
@@ -80,15 +82,10 @@ impl<'a> Looked<'a> {
                 .any(|server| server.username.as_deref() == username)
     }
 
-    /// The SHA-256 of the client's certificate. One that is denied proves nothing.
+    /// The SHA-256 of the client's certificate. Whether that is good is not asked here.
     pub(super) fn fingerprint(&self) -> Option<[u8; 32]> {
         let leaf = self.attempt.certificate?.chain.first()?;
-        let fingerprint = sha256(leaf);
-        let everywhere = self.state.denied.as_ref();
-        let here = self.state.trusts.get(self.attempt.listener);
-        let denied = everywhere.is_some_and(|denied| denied.has(&fingerprint))
-            || here.is_some_and(|trust| trust.denies(&fingerprint));
-        (!denied).then_some(fingerprint)
+        Some(sha256(leaf))
     }
 
     /// Only a token may stand where a certificate and a token are required together.
@@ -130,23 +127,43 @@ impl<'a> Looked<'a> {
 
     pub(super) fn certificate(&self, certificate: &ClientCertificate) -> Result<Accepted, Refusal> {
         let refuse = |reason: String| bad(format!("certificate: {reason}"));
+        let (facts, path, trust) = self.validated(certificate)?;
+        let claimed = self.claimed(&facts);
+        let unclaimed = refuse;
+        let refuse = |reason: String| Refusal {
+            claimed: claimed.clone(),
+            ..refuse(reason)
+        };
+        let name = facts.name().map_err(refuse)?;
+        let ca = path.named.clone();
+        let like = Likeness::found(certificate::Reference::KIND, name).filter(|_| ca.is_none());
+        if let Some(other) = like.and_then(|like| self.state.source_like(&like)) {
+            let why = format!(
+                "the name {name:?} begins like those from the CA {other:?}, and another CA issued it"
+            );
+            return Err(unclaimed(why));
+        }
+        let identity = facts.identity(ca.as_deref()).map_err(refuse)?;
+        Ok(Accepted {
+            identity,
+            lease: self.lease(&facts, path, trust, Some(name)),
+            data: None,
+        })
+    }
+
+    /// The client's certificate, as far as it is good; TLS may have judged it by older lists.
+    fn validated(
+        &self,
+        certificate: &ClientCertificate,
+    ) -> Result<(Facts, Path, &'a ClientTrust), Refusal> {
+        let refuse = |reason: String| bad(format!("certificate: {reason}"));
         let listener = self.attempt.listener;
         let Some((leaf, others)) = certificate.chain.split_first() else {
             return Err(refuse("the chain is empty".into()));
         };
         let facts = Facts::read(leaf, self.state.settings.certificate).map_err(refuse)?;
-        // TLS has proved that the client has the key, so the name is known even if it is refused;
-        // but not whose it is, where CAs have names and the path was not looked at.
-        let ambiguous = self
-            .state
-            .trusts
-            .get(listener)
-            .is_some_and(|trust| trust.has_names());
-        let claimed = facts.identity(None).ok().map(|identity| identity.principal);
-        let claimed = claimed.filter(|_| !ambiguous);
-        let unclaimed = refuse;
         let refuse = |reason: String| Refusal {
-            claimed: claimed.clone(),
+            claimed: self.claimed(&facts),
             ..refuse(reason)
         };
         if let Some(list) = &self.state.denied
@@ -170,39 +187,42 @@ impl<'a> Looked<'a> {
                 self.attempt.now.wall,
             )
             .map_err(|refused| refuse(refused.why))?;
-        let ca = path.named.clone();
-        if ca.is_none() {
-            self.is_nobodys_name(facts.name().map_err(refuse)?)
-                .map_err(unclaimed)?;
-        }
-        let identity = facts.identity(ca.as_deref()).map_err(refuse)?;
-        let until = path.until;
-        Ok(Accepted {
-            identity,
-            lease: Lease {
-                until: Some(until),
-                credential: certificate::Reference::new(
-                    &facts.fingerprint,
-                    path,
-                    trust.called(),
-                    listener,
-                )
-                .credential(),
-            },
-            data: None,
-        })
+        Ok((facts, path, trust))
     }
 
-    /// A CA without a name cannot speak for one that has a name: `cert:plant/pump` is from the CA
-    /// `plant` of whatever listener, and from nobody else.
-    fn is_nobodys_name(&self, name: &str) -> Result<(), String> {
-        let mut trusts = self.state.trusts.values();
-        match name.split_once('/') {
-            Some((ca, _)) if trusts.any(|trust| trust.has_name(ca)) => Err(format!(
-                "the name {name:?} begins like those from the CA {ca:?}, and another CA issued it"
-            )),
-            Some(_) | None => Ok(()),
+    /// TLS has proved that the client has the key, so the name is known even if it is refused; but
+    /// not whose it is, where CAs have names and the path was not looked at.
+    fn claimed(&self, facts: &Facts) -> Option<Principal> {
+        let trust = self.state.trusts.get(self.attempt.listener);
+        if trust.is_some_and(|trust| trust.names().next().is_some()) {
+            return None;
         }
+        facts.identity(None).ok().map(|identity| identity.principal)
+    }
+
+    fn lease(&self, facts: &Facts, path: Path, trust: &ClientTrust, name: Option<&str>) -> Lease {
+        let until = path.until;
+        let reference = certificate::Reference::new(
+            &facts.fingerprint,
+            path,
+            trust.called(),
+            name,
+            self.attempt.listener,
+        );
+        Lease {
+            until: Some(until),
+            credential: reference.credential(),
+        }
+    }
+
+    /// The certificate that a token is bound to: it lends its name to nobody, but the token is worth
+    /// nothing without it (RFC 8705, section 3).
+    pub(super) fn bound_certificate(&self) -> Result<Lease, Refusal> {
+        let shown = self.attempt.certificate.ok_or_else(|| {
+            bad("jwt: the token is bound to a certificate (cnf), and there is none".to_owned())
+        })?;
+        let (facts, path, trust) = self.validated(shown)?;
+        Ok(self.lease(&facts, path, trust, None))
     }
 
     pub(super) fn required_certificate(&self) -> Result<Accepted, Refusal> {

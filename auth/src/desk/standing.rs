@@ -8,6 +8,7 @@ use super::judge::first_part;
 use super::{BOTH, State};
 use crate::introspection::Introspector;
 use crate::jwt::{self, Issuer, Once};
+use crate::likeness::Likeness;
 use crate::webhook::Webhook;
 use crate::{ClientTrust, certificate, password};
 
@@ -58,11 +59,11 @@ impl State {
         let stands = match &*credential.method {
             certificate::Reference::METHOD => self.certificate_standing(reference, purpose),
             jwt::Reference::METHOD => self.token_standing(first, purpose, is_present),
-            Introspector::METHOD => still_asked(first, purpose, |name| {
+            Introspector::METHOD => self.still_asked(first, purpose, |name| {
                 let mut servers = self.introspectors.iter();
                 servers.any(|server| server.settings.name == *name)
             }),
-            Webhook::METHOD => still_asked(first, purpose, |name| {
+            Webhook::METHOD => self.still_asked(first, purpose, |name| {
                 let mut webhooks = self.webhooks.iter();
                 webhooks.any(|webhook| webhook.settings.name == *name)
             }),
@@ -87,6 +88,42 @@ impl State {
         }
     }
 
+    /// The CA, or the source of tokens or passwords, whose names look like this.
+    pub(super) fn source_like(&self, like: &Likeness) -> Option<&str> {
+        let cas = self.trusts.values().flat_map(|trust| trust.names());
+        let settings = &self.settings;
+        let cas = cas.map(|name| (certificate::Reference::KIND, name));
+        cas.chain(settings.named_sources())
+            .find_map(|(kind, name)| (Likeness::of(kind, name) == *like).then_some(name))
+    }
+
+    /// Nobody may speak for a source that is named in its principals; see [`Likeness`].
+    fn is_like_nobodys(&self, like: Option<&Likeness>) -> Result<(), String> {
+        match like.and_then(|like| self.source_like(like)) {
+            None => Ok(()),
+            Some(source) => Err(format!(
+                "the name begins like those from {source:?}, and somebody else vouched for it"
+            )),
+        }
+    }
+
+    /// A connection lives on a server's word as long as that server is configured.
+    fn still_asked(
+        &self,
+        reference: &str,
+        purpose: Use,
+        is_there: impl FnOnce(&str) -> bool,
+    ) -> Result<(), String> {
+        let (reference, like) = Likeness::split(reference);
+        let name = reference.strip_prefix("server=").ok_or_else(unreadable)?;
+        self.is_like_nobodys(like.as_ref())?;
+        match purpose {
+            Use::Stored => Ok(()),
+            Use::Live if is_there(name) => Ok(()),
+            Use::Live => Err(format!("the server {name} is no longer configured")),
+        }
+    }
+
     fn certificate_standing(&self, text: &str, purpose: Use) -> Result<(), String> {
         let reference = certificate::Reference::parse(text).ok_or_else(unreadable)?;
         if let Some(list) = &self.denied
@@ -94,6 +131,7 @@ impl State {
         {
             return Err("the certificate is on the list deny-fingerprints".to_owned());
         }
+        self.is_like_nobodys(reference.like.as_ref())?;
         let own = self.trusts.get(&reference.listener);
         if own.is_some_and(|trust| trust.denies_hex(&reference.fingerprint)) {
             return Err("the certificate is on the listener's list deny-fingerprints".to_owned());
@@ -136,6 +174,7 @@ impl State {
         is_present: &dyn Fn(&Once) -> bool,
     ) -> Result<(), String> {
         let reference = jwt::Reference::parse(text).ok_or_else(unreadable)?;
+        self.is_like_nobodys(reference.like.as_ref())?;
         if purpose == Use::Stored {
             return Ok(());
         }
@@ -169,6 +208,7 @@ impl State {
             .as_ref()
             .ok_or("there is no password file any more")?;
         let user = &*reference.user;
+        self.is_like_nobodys(Likeness::found("user", user).as_ref())?;
         match (users.line(user), purpose) {
             (None, _) => Err(format!("the user {user:?} was removed")),
             (Some(line), Use::Live) if line.digest != reference.digest => {
@@ -181,18 +221,4 @@ impl State {
 
 fn unreadable() -> String {
     "the credential's reference cannot be read".to_owned()
-}
-
-/// A connection lives on a server's word as long as that server is configured.
-fn still_asked(
-    reference: &str,
-    purpose: Use,
-    is_there: impl FnOnce(&str) -> bool,
-) -> Result<(), String> {
-    let name = reference.strip_prefix("server=").ok_or_else(unreadable)?;
-    match purpose {
-        Use::Stored => Ok(()),
-        Use::Live if is_there(name) => Ok(()),
-        Use::Live => Err(format!("the server {name} is no longer configured")),
-    }
 }

@@ -1,27 +1,27 @@
 //! Verifying passwords: off the I/O threads, a few at a time, with the same work for everybody.
 //!
 //! A stranger who sends passwords as fast as he can occupies at most [`Hasher::SLOTS`] threads, and
-//! at most [`Hasher::QUEUE`] requests wait. After a network outage thousands of devices return at
+//! at most [`Slots::QUEUE`] requests wait. After a network outage thousands of devices return at
 //! once; a password that was right before is recognised by an HMAC, without hashing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use argon2::{Algorithm, Argon2, Version};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use portcullis_core::hook::StopClock;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use zeroize::Zeroizing;
 
 use super::{Line, Users};
 use crate::Error;
+use crate::slots::Slots;
 
 /// Verifies passwords.
 pub(crate) struct Hasher {
-    slots: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    slots: Slots,
     key: hmac::Key,
     /// Hashes computed; for metrics and for tests that count work instead of time.
     hashes: Arc<AtomicU64>,
@@ -43,8 +43,6 @@ pub(crate) enum Check {
 impl Hasher {
     /// Most hashes at a time, each with its memory; fewer where there are fewer cores.
     const SLOTS: usize = 4;
-    /// Most requests that wait for a slot.
-    const QUEUE: usize = 4096;
 
     /// # Errors
     ///
@@ -54,8 +52,7 @@ impl Hasher {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .map_err(|_| Error::setting("no random key could be made", "try again"))?;
         Ok(Self {
-            slots: Arc::new(Semaphore::new(cores.min(Self::SLOTS))),
-            waiting: AtomicUsize::new(0),
+            slots: Slots::new(cores.min(Self::SLOTS)),
             key,
             hashes: Arc::default(),
         })
@@ -85,9 +82,8 @@ impl Hasher {
         if line.remembers(&tag) {
             return Check::Right(line.digest.clone());
         }
-        let slot = match self.slot(clock).await {
-            Ok(slot) => slot,
-            Err(why) => return Check::Unavailable(why),
+        let Some((slot, _)) = self.slots.turn(clock).await else {
+            return Check::Unavailable("too many passwords wait to be verified");
         };
         // Clients that share a user come back together: what one of them has just proved need not
         // be hashed for each.
@@ -105,17 +101,6 @@ impl Hasher {
                 (None, _) => Check::Stranger("there is no such user in the password file"),
             },
         }
-    }
-
-    /// The right to hash, when it is its turn.
-    async fn slot(&self, clock: &StopClock) -> Result<OwnedSemaphorePermit, &'static str> {
-        let _place = Place::take(&self.waiting, Self::QUEUE)
-            .ok_or("too many passwords wait to be verified")?;
-        let _stopped = clock.stop();
-        Arc::clone(&self.slots)
-            .acquire_owned()
-            .await
-            .map_err(|_| "password verification has ended")
     }
 
     async fn hash(
@@ -167,39 +152,5 @@ impl Line {
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password_into(password, &self.salt, &mut output)
             .is_ok_and(|()| output.ct_eq(&self.hash).into())
-    }
-}
-
-/// A place in the queue, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
-        // The place first: it is given back if it is one too many.
-        let before = waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Self(waiting);
-        (before < limit).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_in_the_queue_are_bounded_and_given_back() {
-        let waiting = AtomicUsize::new(0);
-        let first = Place::take(&waiting, 1);
-        assert!(first.is_some());
-        assert!(Place::take(&waiting, 1).is_none());
-        drop(first);
-        assert_eq!(waiting.load(Ordering::Relaxed), 0);
-        assert!(Place::take(&waiting, 1).is_some());
     }
 }

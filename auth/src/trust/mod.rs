@@ -324,15 +324,12 @@ impl ClientTrust {
             .map(|(_, ca)| Ends {
                 what: What::ClientCa,
                 name: ca.subject().to_string(),
+                since: time(ca.validity().not_before),
                 until: time(ca.validity().not_after),
             })
             .collect();
         for lists in self.lists(Lists::ends) {
-            ends.extend(lists.into_iter().map(|(name, until)| Ends {
-                what: What::Crl,
-                name: name.into(),
-                until,
-            }));
+            ends.extend(lists);
         }
         ends
     }
@@ -429,7 +426,7 @@ impl ClientTrust {
     }
 
     /// Whether a certificate with this SHA-256 is on the listener's `deny-fingerprints`.
-    pub(crate) fn denies(&self, fingerprint: &[u8; 32]) -> bool {
+    fn denies(&self, fingerprint: &[u8; 32]) -> bool {
         let list = self.denied.as_ref();
         list.is_some_and(|list| list.has(fingerprint))
     }
@@ -453,14 +450,9 @@ impl ClientTrust {
         hex(sha256(text.as_bytes()).get(..8).unwrap_or_default())
     }
 
-    /// Whether one of the CAs has a name.
-    pub(crate) fn has_names(&self) -> bool {
-        !self.names.is_empty()
-    }
-
-    /// Whether one of the CAs is called this.
-    pub(crate) fn has_name(&self, name: &str) -> bool {
-        self.names.values().any(|known| **known == *name)
+    /// What CAs are called.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.values().map(|name| &**name)
     }
 
     fn check_revocation(&self, links: &[Link], now: SystemTime) -> Result<(), NotTrusted> {
