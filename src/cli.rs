@@ -413,6 +413,9 @@ pub enum Store {
     Check(ConfigArg),
     /// Keep what can be read of damaged files, and the files beside it; says what is lost.
     Repair(ConfigArg),
+    /// Go back to the system's clock, where the store was written in the future; what has expired
+    /// stays expired.
+    CorrectClock(ConfigArg),
 }
 
 /// `passwd`.
@@ -622,6 +625,7 @@ mod tests {
             "session drop c --config p.toml",
             "store check --config p.toml",
             "store repair --config p.toml",
+            "store correct-clock --config p.toml",
             "passwd users.passwd anna",
             "passwd users.passwd anna --delete",
             "passwd users.passwd --list",

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use portcullis_acl::Acl;
 use portcullis_anomaly::{Bans, Limiter};
-use portcullis_audit::{Audit, AuditSettings, OnFull};
+use portcullis_audit::{Audit, AuditSettings};
 use portcullis_auth::Desk;
 use portcullis_core::broker::Broker;
 use portcullis_core::clock::Now;
@@ -20,7 +20,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::control::{self, Control};
 use crate::http;
 use crate::keeper::{self, Keeper};
@@ -307,18 +307,12 @@ fn lock(data_dir: &Path) -> Result<File, String> {
 fn start_audit(config: &Config, policy: &str, stop: &Arc<Notify>) -> Result<Audit, String> {
     let stop = Arc::clone(stop);
     let settings = AuditSettings {
-        on_full: match config.audit.on_full {
-            config::OnFull::RefuseNew => OnFull::RefuseNew,
-            config::OnFull::DropOldest => OnFull::DropOldest,
-            config::OnFull::Stop => OnFull::Stop,
-        },
-        max_bytes: config.audit.max_bytes,
         on_stop: Some(Arc::new(move |reason: &str| {
             tracing::error!(reason, "the audit record asks for the end");
             stop.notify_one();
         })),
         policy: Some(policy.to_owned()),
-        ..AuditSettings::new(&config.audit.path)
+        ..wiring::audit_settings(config)
     };
     Audit::start(settings).map_err(|error| format!("[audit]: {error}"))
 }

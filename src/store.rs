@@ -1,51 +1,105 @@
 //! `store`: looking at what durability has written, and making it open again, without a broker.
 
-use portcullis_core::journal::{Contents, SessionContents, inspect};
+use std::path::Path;
+
+use portcullis_audit::Audit;
+use portcullis_core::clock::Now;
+use portcullis_core::hook::{Event, Observer as _};
+use portcullis_core::journal::{Contents, SessionContents, correct_clock, inspect};
 use portcullis_core::store::{Report, check, repair};
+use time::format_description::well_known::Rfc3339;
 
 use crate::cli::{self, Exit};
 use crate::config::Config;
 use crate::wiring;
 
-/// Checks or repairs the store of a configuration and prints what was found. Success means that a
-/// broker would open it; the broker itself must not be running.
+/// Checks or repairs the store of a configuration, or corrects its calendar, and prints what was
+/// found. Success means that a broker would open it; the broker itself must not be running.
 ///
 /// # Errors
 ///
-/// There is no store, a broker has it open, it cannot be read, or the key is not its key.
+/// There is no store, a broker has it open, it cannot be read, or the key is not its key; a correction
+/// cannot be recorded.
 pub fn run(command: &cli::Store) -> Result<Exit, String> {
-    let (cli::Store::Check(argument) | cli::Store::Repair(argument)) = command;
+    let (cli::Store::Check(argument)
+    | cli::Store::Repair(argument)
+    | cli::Store::CorrectClock(argument)) = command;
     let config = Config::load(&argument.config).map_err(|problems| problems.to_string())?;
-    let key =
-        wiring::store_key(&config).map_err(|error| format!("[durability] key-file: {error}"))?;
     let path = wiring::store_path(&config);
     // Looking must not make one: a data-dir that is misspelt would look sound.
     if !path.is_dir() {
         return Err(format!("{}: there is no store", path.display()));
     }
+    match command {
+        cli::Store::Check(_) | cli::Store::Repair(_) => look(command, &config, &path),
+        cli::Store::CorrectClock(_) => correct(&config, &path),
+    }
+}
+
+fn look(command: &cli::Store, config: &Config, path: &Path) -> Result<Exit, String> {
+    let key =
+        wiring::store_key(config).map_err(|error| format!("[durability] key-file: {error}"))?;
     let said = |report: &Report| print!("{}", words(report));
     let (sound, understood) = match command {
-        cli::Store::Check(_) => {
-            let (report, contents) = inspect(&path, key.as_ref()).map_err(|e| e.to_string())?;
+        cli::Store::Check(_) | cli::Store::CorrectClock(_) => {
+            let (report, contents) = inspect(path, key.as_ref()).map_err(|e| e.to_string())?;
             said(&report);
             print!("{}", meaning(&contents));
             (report.is_sound(), contents.is_understood())
         }
         cli::Store::Repair(_) => {
-            let report = repair(&path, key.as_ref()).map_err(|e| e.to_string())?;
+            let report = repair(path, key.as_ref()).map_err(|e| e.to_string())?;
             said(&report);
-            let after = check(&path, key.as_ref()).map_err(|e| e.to_string())?;
+            let after = check(path, key.as_ref()).map_err(|e| e.to_string())?;
             (after.is_sound(), true)
         }
     };
     let (exit, verdict) = match (command, sound) {
         (_, true) if understood => (Exit::Success, "sound"),
         (_, true) => (Exit::Failed, "not understood; a broker would not start"),
-        (cli::Store::Check(_), false) => (Exit::Failed, "damaged; see portcullis store repair"),
         (cli::Store::Repair(_), false) => (Exit::Failed, "still damaged"),
+        (_, false) => (Exit::Failed, "damaged; see portcullis store repair"),
     };
     println!("{}: {verdict}", path.display());
     Ok(exit)
+}
+
+/// Nothing is corrected that is not on record.
+fn correct(config: &Config, path: &Path) -> Result<Exit, String> {
+    let options = wiring::store_options(config)?
+        .ok_or("[durability] mode = \"memory\": a broker with this configuration uses no store")?;
+    let now = Now::read();
+    let found = correct_clock(&options, now.unix_millis()).map_err(|error| error.to_string())?;
+    let shown = path.display();
+    let Some(correction) = found else {
+        println!("{shown}: its calendar is not ahead of the system's; nothing to correct");
+        return Ok(Exit::Success);
+    };
+    let said = format!(
+        "the calendar of the store goes back from {} to {}",
+        moment(correction.from),
+        moment(correction.to)
+    );
+    let audit = Audit::start(wiring::audit_settings(config))
+        .map_err(|error| format!("[audit]: {error}; nothing was corrected"))?;
+    let action = format!("store correct-clock: {said}");
+    audit.event(&Event::Administration { action: &action }, now);
+    audit.stop(now);
+    if audit.stats().lost > 0 {
+        return Err("[audit]: the correction cannot be recorded; nothing was corrected".to_owned());
+    }
+    correction.make().map_err(|error| error.to_string())?;
+    println!("{shown}: {said}");
+    Ok(Exit::Success)
+}
+
+/// RFC 3339, to the second.
+fn moment(millis: u64) -> String {
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
+    time::OffsetDateTime::from_unix_timestamp(seconds)
+        .ok()
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{seconds} s after 1970"))
 }
 
 fn words(report: &Report) -> String {

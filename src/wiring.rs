@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use portcullis_acl::{Lesson, Policy, Sources};
 use portcullis_anomaly as anomaly;
+use portcullis_audit::{AuditSettings, OnFull};
 use portcullis_auth::{self as auth, Desk, tls};
 use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::settings::{self as core, Settings};
@@ -566,6 +567,20 @@ pub fn limiter_settings(config: &Config) -> anomaly::Settings {
         )
         .unwrap_or(defaults.filter_rate),
         ..defaults
+    }
+}
+
+/// `[audit]` for the record.
+#[must_use]
+pub fn audit_settings(config: &Config) -> AuditSettings {
+    AuditSettings {
+        on_full: match config.audit.on_full {
+            config::OnFull::RefuseNew => OnFull::RefuseNew,
+            config::OnFull::DropOldest => OnFull::DropOldest,
+            config::OnFull::Stop => OnFull::Stop,
+        },
+        max_bytes: config.audit.max_bytes,
+        ..AuditSettings::new(&config.audit.path)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use portcullis_core::store::{Log, Options};
+
 use crate::client::V5;
 use crate::harness::{ANNA, Broker};
 
@@ -110,4 +112,47 @@ fn a_check_says_what_each_session_has_and_what_damage_takes_from_it() {
         assert!(said.out.contains("damaged: "), "{said:?}");
         assert!(said.out.contains("persistent sessions"), "{said:?}");
     }
+}
+
+/// A clock that once stood in the future leaves the broker there, until an operator says otherwise.
+#[test]
+fn a_calendar_that_stands_in_the_future_is_corrected_on_record() {
+    const NEW_YEAR_2100: u64 = 4_102_444_800_000;
+    const CLOCK: u8 = 19;
+    let mut broker = durable();
+    let correct = ["store", "correct-clock"];
+    let mut sender = broker.device(V5, "device-1");
+    assert_eq!(sender.retain("lab/kept", "kept", 1) & 0x80, 0);
+    let said = broker.ask(&correct).failed();
+    assert!(said.err.contains("another process"), "{said:?}");
+    broker.kill();
+    let said = broker.ask(&correct).succeeded();
+    assert!(said.out.contains("nothing to correct"), "{said:?}");
+
+    let options = Options::new(broker.setup.path("data/store"));
+    let log = Log::open(&options, &mut |_, _| Ok(())).unwrap();
+    let record = |out: &mut Vec<u8>| out.extend(NEW_YEAR_2100.to_le_bytes());
+    log.append(&mut |batch| batch.record(CLOCK, record))
+        .unwrap();
+    drop(log);
+    broker.restart();
+    let started = broker.record("start", &[("time", "2100-01-01T")]);
+    assert!(started.is_object());
+    // Whatever there is that ends has ended: certificates, for one.
+    let ended = broker
+        .dial(V5, "device-1")
+        .certificate("device-1")
+        .refused();
+    assert_eq!(ended, 0x86);
+    assert!(broker.terminate().success());
+
+    let said = broker.ask(&correct).succeeded();
+    assert!(said.out.contains("goes back from 2100-01-01T"), "{said:?}");
+    let action = [("action", "store correct-clock"), ("action", "2100-01-01T")];
+    broker.record("administration", &action);
+    broker.restart();
+    let mut reader = broker.device(V5, "device-1");
+    reader.subscribe(&["lab/kept"], 1);
+    assert_eq!(reader.payload(), "kept");
+    broker.ask(&["audit", "verify"]).succeeded();
 }

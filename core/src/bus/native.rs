@@ -115,6 +115,14 @@ impl Native {
         }
     }
 
+    /// By what retained messages expire.
+    fn time(&self, now: Now) -> u64 {
+        let millis = now.unix_millis();
+        self.journal
+            .as_ref()
+            .map_or(millis, |journal| journal.time(millis))
+    }
+
     fn retain(&self, publication: &Authorized<Publication<'_>>) -> Appended {
         let topic = publication.topic.as_str();
         let mut retained = self.retained.write();
@@ -266,6 +274,7 @@ impl Bus for Native {
         now: Now,
     ) -> RetainedPage {
         let filter = filter.filter();
+        let time = self.time(now);
         let retained = self.retained.read();
         let mut page = RetainedPage::default();
         let Some(wildcard) = filter.find(['+', '#']) else {
@@ -273,7 +282,7 @@ impl Bus for Native {
                 retained
                     .by_topic
                     .get(filter)
-                    .filter(|m| live(m, now))
+                    .filter(|m| live(m, time))
                     .cloned(),
             );
             return page;
@@ -292,7 +301,7 @@ impl Bus for Native {
             .take_while(|(topic, _)| topic.starts_with(prefix))
             .enumerate()
         {
-            if matches(filter, topic) && live(message, now) {
+            if matches(filter, topic) && live(message, time) {
                 page.messages.push(message.clone());
             }
             if examined + 1 >= budget {
@@ -334,6 +343,7 @@ impl Bus for Native {
     }
 
     fn tend(&self, now: Now) {
+        let time = self.time(now);
         let mut place = self.tended.lock();
         let mut retained = self.retained.write();
         let start = place.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
@@ -344,7 +354,7 @@ impl Bus for Native {
             .range::<str, _>((start, Bound::Unbounded))
             .take(TENDED)
         {
-            if !live(message, now) {
+            if !live(message, time) {
                 gone.push(topic.clone());
             }
             last = Some(topic.clone());
@@ -357,6 +367,6 @@ impl Bus for Native {
     }
 }
 
-fn live(message: &Stored<Message>, now: Now) -> bool {
-    message.expires().is_none_or(|end| end > now.unix_millis())
+fn live(message: &Stored<Message>, time: u64) -> bool {
+    message.expires().is_none_or(|end| end > time)
 }

@@ -102,6 +102,7 @@ pub(crate) struct Routing<'e> {
     engine: &'e Engine,
     settings: Arc<Settings>,
     pub(crate) now: Now,
+    /// [`Engine::time`].
     pub(crate) millis: u64,
     pub(crate) generation: u64,
     origin: Option<&'e Session>,
@@ -280,12 +281,21 @@ impl Engine {
         }
     }
 
+    /// By what messages, wills and sessions expire, milliseconds since the Unix epoch: the calendar's,
+    /// or what the store says is ahead of it.
+    pub(crate) fn time(&self, now: Now) -> u64 {
+        let millis = now.unix_millis();
+        self.journal
+            .as_ref()
+            .map_or(millis, |journal| journal.time(millis))
+    }
+
     /// Begins a step. `origin` is the session of the client that acts.
     pub(crate) fn routing<'e>(&'e self, origin: Option<&'e Session>, now: Now) -> Routing<'e> {
         Routing {
             settings: self.settings.load_full(),
             now,
-            millis: now.unix_millis(),
+            millis: self.time(now),
             generation: self.modules.policy_generation(),
             origin,
             safe: Tickets::new(),

@@ -159,7 +159,11 @@ impl Engine {
         };
         journal.begin_round();
         let sessions: Vec<_> = self.registry.lock().sessions.values().cloned().collect();
-        let clock = |steps: &mut Steps<'_, '_>| steps.clock(now.unix_millis());
+        let time = self.time(now);
+        let clock = |steps: &mut Steps<'_, '_>| {
+            steps.clock(time);
+            steps.ahead();
+        };
         let mut complete = journal.write(true, &mut { clock }).is_ok();
         for session in sessions {
             // The writer takes so much at a time; meanwhile others go on. And a message that is being

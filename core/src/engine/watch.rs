@@ -38,7 +38,7 @@ impl Watch {
         if due {
             self.clock = Some(now.mono);
             // Lost, it is written again in a minute.
-            let _ = journal.write(true, &mut |steps| steps.clock(now.unix_millis()));
+            let _ = journal.write(true, &mut |steps| steps.clock(engine.time(now)));
         }
     }
 }

@@ -107,7 +107,7 @@ impl Timers {
 impl Engine {
     pub(super) fn fire_timers(&self, now: Now) {
         loop {
-            let Some(timer) = self.timers.lock().next(now.unix_millis()) else {
+            let Some(timer) = self.timers.lock().next(self.time(now)) else {
                 return;
             };
             let Some(session) = timer.session.upgrade() else {
@@ -140,7 +140,13 @@ impl Engine {
 
     /// Publishes a will, if its author may still leave it.
     pub(super) fn fire(&self, will: &Will, routing: &mut Routing<'_>) {
-        match guard::fire(&will.message, will.expiry, &self.modules, routing.now) {
+        match guard::fire(
+            &will.message,
+            will.expiry,
+            &self.modules,
+            routing.now,
+            routing.millis,
+        ) {
             Ok(publication) => {
                 self.publish(&publication, &mut None, routing);
                 self.metrics.wills_published.inc();

@@ -251,15 +251,17 @@ pub(crate) fn reopen<'a>(
     Ok(Authorized(publication))
 }
 
-/// Opens a will that fires now: asked like any stored message, its expiry interval starting now.
+/// Opens a will that fires now: asked like any stored message, its expiry interval starting at
+/// `millis`.
 pub(crate) fn fire<'a>(
     will: &'a Stored<Message>,
     expiry: Option<u32>,
     modules: &Modules,
     now: Now,
+    millis: u64,
 ) -> Result<Authorized<Publication<'a>>, String> {
     reopen(will, modules, now)
-        .map(|Authorized(publication)| Authorized(publication.anew(expiry, now.unix_millis())))
+        .map(|Authorized(publication)| Authorized(publication.anew(expiry, millis)))
 }
 
 /// Authorizes what the broker itself publishes. No other way in than the policy's: the author is

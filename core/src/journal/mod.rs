@@ -11,9 +11,11 @@
 //! written before the round is then superfluous.
 
 mod codec;
+mod correct;
 mod inspect;
 mod recover;
 
+pub use correct::{Correction, correct_clock};
 pub use inspect::{Contents, SessionContents, inspect};
 pub(crate) use recover::{Recovered, RecoveredFlight, RecoveredSession, Unrouted};
 
@@ -24,7 +26,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::guard::{Stored, Subject};
 use crate::hook::Snapshot;
 use crate::message::Message;
-use crate::store::{Batch, Full, Log, Options, StoreError};
+use crate::store::{Batch, Disk, FileSystem, Full, Log, Options, StoreError};
 use crate::ticket::Ticket;
 use crate::wire::{QoS, SubscribeOptions};
 
@@ -51,6 +53,7 @@ mod kind {
     pub(super) const WILL_OVER: u8 = 17;
     pub(super) const ROUTED: u8 = 18;
     pub(super) const CLOCK: u8 = 19;
+    pub(super) const AHEAD: u8 = 20;
 }
 
 /// Compact when the log has grown to this multiple of what the last round left, but not before it is
@@ -96,6 +99,8 @@ pub(crate) struct Journal {
     segment: u64,
     /// From this size on nothing new is taken, bytes.
     limit: u64,
+    /// How far the time of the store is ahead of the calendar, milliseconds; see [`Journal::time`].
+    ahead: u64,
     next: AtomicU64,
     next_session: AtomicU64,
     /// The size that the last round left.
@@ -147,10 +152,21 @@ impl Journal {
     ///
     /// A store that is damaged, in use, or of another format.
     pub(crate) fn open(options: &Options) -> Result<(Self, Recovered), StoreError> {
+        Self::open_on(Arc::new(FileSystem), options)
+    }
+
+    /// [`Self::open`], with another way to write. For tests that break it.
+    pub(crate) fn open_on(
+        disk: Arc<dyn Disk>,
+        options: &Options,
+    ) -> Result<(Self, Recovered), StoreError> {
         let mut recovery = recover::Recovery::default();
-        let log = Log::open(options, &mut |kind, bytes| recovery.apply(kind, bytes))?;
+        let log = Log::open_on(disk, options, &mut |kind, bytes| {
+            recovery.apply(kind, bytes)
+        })?;
         // What a broker left behind that was started and ended often is not all alive.
         let live = recovery.live_bytes().min(log.size());
+        let ahead = recovery.ahead();
         let (recovered, next, next_session) = recovery.finish(log.round());
         let journal = Self {
             settled: AtomicU64::new(live),
@@ -158,10 +174,18 @@ impl Journal {
             log,
             segment: options.segment_bytes,
             limit: options.max_bytes / 3,
+            ahead,
             next: AtomicU64::new(next),
             next_session: AtomicU64::new(next_session),
         };
         Ok((journal, recovered))
+    }
+
+    /// The time of the store when the calendar says `millis`: what is stored expires by it. It never
+    /// goes back. The calendar does, where an operator has corrected it ([`correct_clock`]), and the
+    /// store's time is then ahead by as much.
+    pub(crate) fn time(&self, millis: u64) -> u64 {
+        millis.saturating_add(self.ahead)
     }
 
     /// A name for a new persistent session.
@@ -430,9 +454,18 @@ impl Steps<'_, '_> {
         self.batch.record(kind::RETAINED, |out| out.u64(message));
     }
 
-    /// What the calendar says, milliseconds since the Unix epoch: a restart does not begin earlier.
-    pub(crate) fn clock(&mut self, millis: u64) {
-        self.batch.record(kind::CLOCK, |out| out.u64(millis));
+    /// The store's time ([`Journal::time`]), milliseconds since the Unix epoch: a restart does not
+    /// begin earlier.
+    pub(crate) fn clock(&mut self, time: u64) {
+        self.batch.record(kind::CLOCK, |out| out.u64(time));
+    }
+
+    /// How far the store's time is ahead of the calendar, where it is.
+    pub(crate) fn ahead(&mut self) {
+        let ahead = self.journal.ahead;
+        if ahead > 0 {
+            self.batch.record(kind::AHEAD, |out| out.u64(ahead));
+        }
     }
 
     /// Nothing is retained under this topic any more.

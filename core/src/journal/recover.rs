@@ -22,7 +22,7 @@ pub(crate) struct Recovered {
     pub(crate) sessions: Vec<RecoveredSession>,
     pub(crate) retained: Vec<Stored<Message>>,
     pub(crate) unrouted: Vec<Unrouted>,
-    /// The latest moment that was recorded, milliseconds since the Unix epoch.
+    /// What the calendar said last, milliseconds since the Unix epoch.
     pub(crate) clock: u64,
 }
 
@@ -79,7 +79,10 @@ pub(super) struct Recovery {
     open: HashMap<u64, Open>,
     last: u64,
     last_session: u64,
-    clock: u64,
+    /// The latest moment that was recorded, in the store's time.
+    time: u64,
+    /// How far that is ahead of the calendar, milliseconds.
+    ahead: u64,
     /// Records whose message or author is not there.
     dangling: u64,
 }
@@ -138,7 +141,8 @@ impl Recovery {
                 self.retained.remove(take.text()?);
             }
             kind::OPENED => self.opened(take)?,
-            kind::CLOCK => self.clock = self.clock.max(take.u64()?),
+            kind::CLOCK => self.time = self.time.max(take.u64()?),
+            kind::AHEAD => self.ahead = self.ahead.max(take.u64()?),
             _ => self.step(kind, take)?,
         }
         Some(())
@@ -222,7 +226,7 @@ impl Recovery {
             }
             kind::LEFT => {
                 let left = take.u64()?;
-                self.clock = self.clock.max(left);
+                self.time = self.time.max(left);
                 session.left = Some(left);
                 session.expiry = take.u32()?;
                 session.will_at = take.option()?;
@@ -299,6 +303,16 @@ impl Recovery {
         Some(())
     }
 
+    /// The latest moment that was recorded, in the store's time.
+    pub(super) fn time(&self) -> u64 {
+        self.time
+    }
+
+    /// How far the store's time is ahead of the calendar, milliseconds.
+    pub(super) fn ahead(&self) -> u64 {
+        self.ahead
+    }
+
     /// Records that depend on others which are not there.
     pub(super) fn dangling(&self) -> u64 {
         self.dangling
@@ -349,7 +363,7 @@ impl Recovery {
             })
         });
         let recovered = Recovered {
-            clock: self.clock,
+            clock: self.time.saturating_sub(self.ahead),
             unrouted: unrouted.collect(),
             sessions: self.sessions.into_values().collect(),
             retained: self.retained.into_values().collect(),

@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::Calendar;
 use crate::engine::{NotAttached, Receipt, Watch};
-use crate::journal::{Journal, Recovered};
-use crate::store::Options;
+use crate::journal::{Journal, Recovered, correct_clock};
+use crate::store::{Disk, FileSystem, Options};
 
 /// A world whose sessions live on disk.
-struct Durable {
-    world: World,
-    dir: TempDir,
+pub(super) struct Durable {
+    pub(super) world: World,
+    pub(super) dir: TempDir,
     /// What the calendar had said last, milliseconds since the Unix epoch.
     clock: u64,
 }
@@ -38,7 +38,12 @@ impl Durable {
             max_bytes,
             ..Options::new(dir.path())
         };
-        let (journal, recovered) = Journal::open(&options).unwrap();
+        Self::on(Arc::new(FileSystem), dir, now, &options)
+    }
+
+    /// Over a disk of the test's own.
+    pub(super) fn on(disk: Arc<dyn Disk>, dir: TempDir, now: Now, options: &Options) -> Self {
+        let (journal, recovered) = Journal::open_on(disk, options).unwrap();
         let Recovered {
             sessions,
             retained,
@@ -66,7 +71,7 @@ impl Durable {
         Self::open(self.copy(), now)
     }
 
-    fn copy(&self) -> TempDir {
+    pub(super) fn copy(&self) -> TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_files(self.dir.path(), copy.path());
         copy
@@ -85,7 +90,7 @@ fn copy_files(from: &Path, to: &Path) {
 }
 
 /// Takes what the broker has for a client, waiting for its disk.
-fn settled(client: &mut Client, world: &World, enough: usize) -> Vec<Got> {
+pub(super) fn settled(client: &mut Client, world: &World, enough: usize) -> Vec<Got> {
     let mut all = Vec::new();
     for _ in 0..10_000 {
         all.append(&mut client.got(world));
@@ -98,7 +103,7 @@ fn settled(client: &mut Client, world: &World, enough: usize) -> Vec<Got> {
     panic!("waited for {enough} packets, got {all:?}")
 }
 
-fn subscribed(world: &World, id: &str, how: &As, filter: &str, qos: QoS) -> Client {
+pub(super) fn subscribed(world: &World, id: &str, how: &As, filter: &str, qos: QoS) -> Client {
     let mut client = world.connect(id, how);
     assert_eq!(client.subscribe(world, filter, qos), qos as u8);
     client
@@ -507,4 +512,76 @@ fn a_restart_knows_what_the_calendar_said_and_a_jump_is_told() {
     settled(&mut any, &before.world, 2);
     let after = before.crash(Duration::ZERO);
     assert_eq!(after.clock, now.after(Duration::from_secs(7)).unix_millis());
+}
+
+/// A clock that stood in the future for a while is put right, deliberately, and nothing lives again.
+#[test]
+fn a_corrected_calendar_goes_back_and_what_has_expired_stays_expired() {
+    const YEARS: Duration = Duration::from_hours(24 * 365 * 10);
+    const HOUR: Duration = Duration::from_hours(1);
+    let retain = |world: &World, client: &mut Client, topic: &str, expiry: Duration| {
+        let mut message = publish(topic, topic, qos1(1), true);
+        if let Packet::Publish(publish) = &mut message {
+            publish.properties.expiry = u32::try_from(expiry.as_secs()).ok();
+        }
+        client.send(world, &[message]);
+        settled(client, world, 1);
+    };
+    let present = Durable::new();
+    let now = present.world.now;
+    let mut author = present.world.connect("a", &As::new("user:a"));
+    let how = As::persistent("user:b");
+    subscribed(&present.world, "b", &how, "t", QoS::AtLeastOnce).lose(&present.world);
+    retain(&present.world, &mut author, "r/gone", HOUR);
+    retain(&present.world, &mut author, "r/kept", YEARS + HOUR * 2);
+
+    // Ten years later, says the clock; then somebody looks at it.
+    let future = present.crash(YEARS);
+    let mut author = future.world.connect("a", &As::new("user:a"));
+    retain(&future.world, &mut author, "r/new", HOUR);
+    future.world.engine.compact(future.world.now);
+    retain(&future.world, &mut author, "r/sync", HOUR * 3);
+    // Gone before the calendar is written down again, a minute after the last time.
+    retain(
+        &future.world,
+        &mut author,
+        "r/late",
+        Duration::from_secs(50),
+    );
+    assert!(future.world.now.unix_millis() > now.after(YEARS / 2).unix_millis());
+
+    let dir = future.copy();
+    let options = Options {
+        segment_bytes: 1 << 16,
+        ..Options::new(dir.path())
+    };
+    let correction = correct_clock(&options, now.unix_millis()).unwrap().unwrap();
+    assert_eq!(correction.to, now.unix_millis());
+    correction.make().unwrap();
+    let again = correct_clock(&options, now.unix_millis()).unwrap();
+    assert!(again.is_none(), "corrected already");
+
+    let mut corrected = Durable::open(dir, now);
+    corrected.world.later(Duration::ZERO);
+    let mut late = corrected.world.connect("b", &how);
+    assert!(!late.session_present, "expired");
+    late.disconnect(&corrected.world);
+    // Across a compaction and a restart as well.
+    for _ in 0..2 {
+        let world = &corrected.world;
+        assert!(corrected.clock <= world.now.unix_millis());
+        let mut reader = world.connect("c", &As::new("user:c"));
+        reader.subscribe(world, "r/#", QoS::AtMostOnce);
+        assert_eq!(reader.payloads(world), ["r/kept", "r/new", "r/sync"]);
+        world.engine.compact(world.now);
+        let mut author = world.connect("a", &As::new("user:a"));
+        retain(world, &mut author, "r/sync", HOUR * 3);
+        corrected = corrected.crash(Duration::ZERO);
+    }
+    // What was retained in the future has what it had left: an hour.
+    let corrected = corrected.crash(HOUR);
+    let world = &corrected.world;
+    let mut reader = world.connect("c", &As::new("user:c"));
+    reader.subscribe(world, "r/#", QoS::AtMostOnce);
+    assert_eq!(reader.payloads(world), ["r/kept", "r/sync"]);
 }

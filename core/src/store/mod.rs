@@ -375,6 +375,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Something that had to be appended was not.
+    pub(crate) fn not_written(dir: &Path, why: impl fmt::Display) -> Self {
+        Self::io(dir, io::Error::other(why.to_string()))
+    }
+
     fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
