@@ -257,6 +257,12 @@ fn verify_record(verify: &cli::AuditVerify) -> Outcome {
         "{} records ({} to {}) in {} files, {} after the signed head",
         report.records, report.first, report.last, report.files, report.after_head
     );
+    if report.status != Status::Broken && report.first > 1 {
+        println!(
+            "records 1 to {} were dropped (on-full = \"drop-oldest\"): the signed head says so",
+            report.first - 1
+        );
+    }
     if let (Some(time), Some(key)) = (&report.head_time, &report.key) {
         println!("head of {time}, key {key}");
     }

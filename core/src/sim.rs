@@ -14,6 +14,7 @@ mod conformance;
 mod durable;
 mod endings;
 mod fan_out;
+mod faults;
 mod flows;
 mod matching;
 mod retained;

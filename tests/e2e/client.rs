@@ -561,6 +561,7 @@ fn code5(reason: &impl std::fmt::Debug) -> u8 {
     match format!("{reason:?}").as_str() {
         "Success" => 0x00,
         "NoMatchingSubscribers" => 0x10,
+        "UnspecifiedError" => 0x80,
         "ClientIdentifierNotValid" => 0x85,
         "BadUserNamePassword" => 0x86,
         "NotAuthorized" => 0x87,

@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::client::{Client, V5};
+use crate::client::{Client, V3, V5};
 use crate::harness::{ANNA, BOB, Broker, PORTCULLIS, Setup, eventually};
 
 /// Starts a broker whose directory `name` is a file system of this size. `None`: this machine
@@ -162,7 +162,7 @@ fn with_a_full_disk_the_oldest_records_go_where_that_is_configured() {
     let started = on_small_disk("audit", "400k", |setup| {
         setup.audit += "on-full = \"drop-oldest\"\nmax-bytes = \"1 MiB\"\n";
     });
-    let Some((broker, _)) = started else {
+    let Some((broker, disk)) = started else {
         return;
     };
     let mut inside = user(&broker, "inside");
@@ -175,6 +175,107 @@ fn with_a_full_disk_the_oldest_records_go_where_that_is_configured() {
         let (bytes, failing) = (broker.metric("audit_bytes"), broker.metric("audit_failing"));
         (failing == 0 && bytes < 400 << 10).then_some(())
     });
+
+    // What is left verifies, and a signed head says from where on.
+    let seen = disk.filler.with_file_name("");
+    let record = broker.setup.path("audit");
+    let verify = || broker.ask(&["audit", "verify"]);
+    let said = eventually("a whole copy", || {
+        // As `verify` reads: the head first.
+        let mut files = vec![seen.join("head.json"), seen.join("audit.pub")];
+        let all = fs::read_dir(&seen)
+            .unwrap()
+            .map(|file| file.unwrap().path());
+        files.extend(all.filter(|path| path.extension().is_some_and(|end| end == "jsonl")));
+        for file in fs::read_dir(&record).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        for file in files {
+            fs::copy(&file, record.join(file.file_name().unwrap())).ok()?;
+        }
+        Some(verify()).filter(|said| said.code() == Some(0))
+    });
+    assert!(said.out.contains("records 1 to "), "{said:?}");
+    assert!(said.out.contains("the signed head says so"), "{said:?}");
+
+    // And whatever is done to it is found.
+    let mut segments: Vec<_> = fs::read_dir(&record)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+        .collect();
+    segments.sort();
+    for segment in &segments {
+        let whole = fs::read(segment).unwrap();
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        fs::write(segment, changed).unwrap();
+        verify().failed();
+        fs::write(segment, whole).unwrap();
+    }
+    verify().succeeded();
+    let oldest = fs::read(&segments[0]).unwrap();
+    fs::remove_file(&segments[0]).unwrap();
+    verify().failed();
+    let from = 1 + oldest.iter().position(|byte| *byte == b'\n').unwrap();
+    fs::write(&segments[0], &oldest[from..]).unwrap();
+    verify().failed();
+    fs::write(&segments[0], oldest).unwrap();
+    verify().succeeded();
+}
+
+/// A file that may not grow further: the write there is short, and the next one fails.
+#[test]
+fn what_a_failing_disk_cuts_short_was_acknowledged_to_nobody() {
+    let mut setup = Setup::new();
+    setup.more += "[durability]\nmode = \"fsync\"\n[admin]\nbind = \"127.0.0.1:0\"\n";
+    setup.write();
+    let mut command = Command::new("sh");
+    command
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 512; exec \"$0\" run --config \"$1\"",
+        ])
+        .arg(PORTCULLIS)
+        .arg(setup.config());
+    let mut broker = Broker::spawn(setup, command);
+    let away = |broker: &Broker| {
+        let dial = broker.dial(V5, "away").login(BOB).local();
+        dial.persistent().connect()
+    };
+    let mut reader = away(&broker);
+    reader.subscribe(&["lab/kept"], 1);
+    reader.disconnect();
+    let mut old = broker.user(V3, "old", ANNA);
+    let mut sender = user(&broker, "sender");
+    let payload = |number: usize| format!("{number:>9000}");
+    let kept = (0..60)
+        .take_while(|number| sender.publish("lab/kept", &payload(*number), 1) == 0)
+        .count();
+    assert!((1..60).contains(&kept), "{kept}");
+
+    eventually("the alarm", || {
+        (broker.metric("store_full") == 1).then_some(())
+    });
+    broker.record("limit", &[("rule", "durability"), ("reason", "failed")]);
+    assert!(broker.http("/health").starts_with("HTTP/1.1 503"));
+    assert_eq!(sender.publish("lab/kept", "refused", 1), 0x97);
+    old.send("lab/kept", "refused", 1, false);
+    assert_eq!(old.ended(), None, "3.x has no word for it");
+    let mut live = broker.user(V5, "live", BOB);
+    live.subscribe(&["lab/live"], 1);
+    assert_eq!(sender.publish("lab/live", "served", 1), 0);
+    assert_eq!(live.payload(), "served");
+
+    broker.kill_and_restart();
+    let torn = |line: &str| line.contains("cut");
+    assert!(broker.log.find(0, torn).is_some(), "{}", broker.log.text());
+    let mut reader = away(&broker);
+    for number in 0..kept {
+        assert_eq!(reader.payload(), payload(number));
+    }
+    assert_eq!(user(&broker, "sender").publish("lab/kept", "after", 1), 0);
+    assert_eq!(reader.payload(), "after");
 }
 
 #[test]
