@@ -58,9 +58,12 @@ use crate::wire::{
 #[derive(Default)]
 pub(crate) struct Table {
     lines: Mutex<Vec<Line>>,
-    limit: Mutex<Option<(QoS, u32)>>,
+    limit: Mutex<Option<Limit>>,
     generation: AtomicU64,
 }
+
+/// The messages for which allow lines about an action count.
+pub(crate) type Limit = fn(Action, &MessageFacts) -> bool;
 
 #[derive(Clone)]
 struct Line {
@@ -72,7 +75,7 @@ struct Line {
 
 struct Rows {
     lines: Vec<Line>,
-    limit: Option<(QoS, u32)>,
+    limit: Option<Limit>,
 }
 
 impl Table {
@@ -89,8 +92,8 @@ impl Table {
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Allow lines count for messages up to this `QoS` and size only.
-    pub(crate) fn limit(&self, limit: Option<(QoS, u32)>) {
+    /// Allow lines count for these messages only.
+    pub(crate) fn limit(&self, limit: Option<Limit>) {
         *self.limit.lock() = limit;
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
@@ -142,9 +145,7 @@ impl Rows {
 
 impl Grants for Rows {
     fn decide(&self, action: Action, topic: TopicName<'_>, message: &MessageFacts) -> Decision {
-        let within = self.limit.is_none_or(|(qos, payload)| {
-            message.qos_at_most(qos) && message.payload_at_most(payload)
-        });
+        let within = self.limit.is_none_or(|within| within(action, message));
         self.verdict(|line| {
             line.action == Some(action)
                 && matches(line.filter, topic.as_str())
@@ -175,7 +176,8 @@ impl Grants for Rows {
         let denied = receive(false).any(|line| near(&line));
         let whole = receive(true).any(|line| line.filter == "#" || line.filter == text);
         let part = receive(true).any(|line| near(&line));
-        if self.limit.is_some_and(|(qos, _)| !message.qos_at_most(qos)) {
+        let within = self.limit.is_none_or(|within| within(Action::Receive, message));
+        if !within {
             return Cover::Nothing(None);
         }
         match (whole, denied, part) {

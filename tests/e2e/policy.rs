@@ -200,11 +200,19 @@ p, user:anna, t/one, subscribe, allow, payload <= '8 B'
     assert_eq!(anna.subscribe(&["t/#"], 2), [0], "granted lower than asked");
     assert_eq!(anna.subscribe(&["t/one"], 2), [2]);
     let mut bob = broker.user(V5, "bob", BOB);
-    bob.publish("t/one", "too large to go out at QoS 1", 1);
-    bob.publish("t/two", "any size goes out at QoS 0", 1);
-    assert_eq!(anna.payload(), "any size goes out at QoS 0");
-    bob.publish("t/one", "small", 1);
-    assert_eq!(anna.payload(), "small");
+    for (topic, payload, qos) in [
+        ("t/one", "too large to go out at QoS 1", 0),
+        ("t/two", "any size goes out at QoS 0", 0),
+        ("t/one", "small", 1),
+    ] {
+        bob.publish(topic, payload, 1);
+        let got = anna.message();
+        assert_eq!((&*got.payload, got.qos), (payload, qos));
+    }
+    anna.unsubscribe("t/#");
+    bob.publish("t/one", "nothing lower brings it now", 1);
+    bob.publish("t/one", "the end", 1);
+    assert_eq!(anna.payload(), "the end");
 }
 
 /// Rule 7: a value of the client's choice stands for one literal level, or for nothing.

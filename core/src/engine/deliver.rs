@@ -35,7 +35,9 @@ pub(super) struct Scan {
 }
 
 impl Session {
-    /// Delivers a message through those of `slots` that still stand.
+    /// Delivers a message once, through those of `slots` that still stand: at the highest of their
+    /// `QoS` at which the policy lets it through. So a subscription at a higher `QoS` never withholds
+    /// what one at a lower would bring by itself.
     pub(super) fn deliver(
         &self,
         publication: &Authorized<Publication<'_>>,
@@ -44,17 +46,58 @@ impl Session {
     ) -> Delivered {
         let mut state = self.lock();
         state.refresh(routing);
+        let own = routing.is_origin(self);
+        let mut denied = None;
+        while let Some(Through {
+            delivery,
+            covered,
+            share,
+        }) = state.through(publication, slots, own, denied)
+        {
+            let qos = delivery.qos;
+            let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
+            if let Ok(delivery) = authorized {
+                return state.push(&delivery, share, &|| publication.store(), routing);
+            }
+            denied = Some(qos);
+        }
+        if denied.is_some() {
+            routing.metrics().deliveries_denied.inc();
+        }
+        Delivered::Not
+    }
+}
+
+/// A message as some of a session's subscriptions would have it.
+struct Through<'a> {
+    delivery: Delivery<'a>,
+    /// One of them is [`Covered::Full`] at this `QoS` or above.
+    covered: bool,
+    share: Option<Arc<ShareGroup>>,
+}
+
+impl State {
+    /// What those of `slots` ask for that stand, and whose `QoS` is below one that is `denied`.
+    fn through<'a>(
+        &self,
+        publication: &'a Publication<'a>,
+        slots: &[Slot],
+        own: bool,
+        denied: Option<QoS>,
+    ) -> Option<Through<'a>> {
         let mut granted: Option<QoS> = None;
         let mut covered: Option<QoS> = None;
         let mut retain = false;
         let mut ids = Ids::new();
         let mut share = None;
-        let own = routing.is_origin(self);
         for slot in slots {
-            let Some(subscription) = state.subscription(*slot) else {
+            let Some(subscription) = self.subscription(*slot) else {
                 continue;
             };
             if subscription.cover == Covered::Suspended || (subscription.options.no_local && own) {
+                continue;
+            }
+            if denied.is_some_and(|denied| subscription.options.qos >= denied) {
                 continue;
             }
             granted = granted.max(Some(subscription.options.qos));
@@ -65,22 +108,17 @@ impl Session {
             ids.extend(subscription.id);
             share = subscription.share.clone().or(share);
         }
-        let Some(granted) = granted else {
-            return Delivered::Not;
-        };
-        let delivery = Delivery {
-            publication,
-            qos: publication.qos.min(granted),
-            retain,
-            subscription_ids: ids,
-        };
-        let covered = covered >= Some(delivery.qos);
-        let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
-        let Ok(delivery) = authorized else {
-            routing.metrics().deliveries_denied.inc();
-            return Delivered::Not;
-        };
-        state.push(&delivery, share, &|| publication.store(), routing)
+        let qos = publication.qos.min(granted?);
+        Some(Through {
+            delivery: Delivery {
+                publication,
+                qos,
+                retain,
+                subscription_ids: ids,
+            },
+            covered: covered >= Some(qos),
+            share,
+        })
     }
 }
 

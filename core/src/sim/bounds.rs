@@ -5,11 +5,15 @@ use super::*;
 const SMALL: &str = "12345678";
 const LARGE: &str = "123456789";
 
+/// `QoS` 0 or 1, and eight bytes.
+const EIGHT: Limit =
+    |_, message| message.qos_at_most(QoS::AtLeastOnce) && message.payload_at_most(8);
+
 /// A world in which messages may have `QoS` 0 or 1 and eight bytes.
 fn bounded() -> World {
     let world = World::new();
     world.policy.allow_all();
-    world.policy.limit(Some((QoS::AtLeastOnce, 8)));
+    world.policy.limit(Some(EIGHT));
     world
 }
 
@@ -72,7 +76,7 @@ fn a_stored_message_is_judged_again_by_its_own_size() {
     let mut author = world.connect("a", &As::new("user:a"));
     author.publish(&world, "q", LARGE, qos1(1));
     author.publish(&world, "q", SMALL, qos1(2));
-    world.policy.limit(Some((QoS::AtLeastOnce, 8)));
+    world.policy.limit(Some(EIGHT));
     let mut reader = world.connect("b", &As::new("user:b"));
     reader.subscribe(&world, "t/#", QoS::AtMostOnce);
     assert_eq!(reader.payloads(&world), [SMALL]);
@@ -94,7 +98,9 @@ fn a_will_is_bounded_at_connect_and_when_it_fires() {
         ..As::new("user:x")
     };
     let mut client = world.connect("x", &how);
-    world.policy.limit(Some((QoS::ExactlyOnce, 0)));
+    world
+        .policy
+        .limit(Some(|_, message| message.payload_at_most(0)));
     client.lose(&world);
     assert!(watcher.got(&world).is_empty());
     assert!(world.noted("its author may no longer publish"));
@@ -119,7 +125,8 @@ fn a_subscription_above_a_new_bound_is_suspended_and_resumes() {
     let mut reader = world.connect("b", &As::new("user:b"));
     assert_eq!(reader.subscribe(&world, "t", QoS::AtLeastOnce), 1);
     let mut author = world.connect("a", &As::new("user:a"));
-    world.policy.limit(Some((QoS::AtMostOnce, 8)));
+    let once: Limit = |_, message| message.qos_at_most(QoS::AtMostOnce);
+    world.policy.limit(Some(once));
     author.publish(&world, "t", "no", Delivery::AtMostOnce);
     assert!(reader.got(&world).is_empty());
     assert!(world.noted("suspended: true"));
@@ -130,4 +137,58 @@ fn a_subscription_above_a_new_bound_is_suspended_and_resumes() {
     world.policy.limit(None);
     author.publish(&world, "t", LARGE, Delivery::AtMostOnce);
     assert_eq!(reader.payloads(&world), [LARGE]);
+}
+
+/// MQTT sends a message that several subscriptions match once, at the highest of their `QoS`. What
+/// is not allowed at that goes out at the next one, and says which subscriptions brought it.
+#[test]
+fn a_subscription_at_a_high_qos_withholds_nothing_that_one_at_a_low_qos_brings() {
+    let world = World::new();
+    world.policy.limit(Some(|action, message| {
+        action == Action::Publish
+            || message.payload_at_most(8)
+            || message.qos_at_most(QoS::AtMostOnce)
+    }));
+    let mut reader = world.connect("b", &As::new("user:b"));
+    let mut subscribe = |filter, qos, id| {
+        let options = SubscribeOptions {
+            qos,
+            ..SubscribeOptions::default()
+        };
+        reader.subscribe_with(&world, filter, options, Some(id))
+    };
+    subscribe("t/#", QoS::AtMostOnce, 1);
+    subscribe("t/+", QoS::AtLeastOnce, 2);
+    subscribe("t/x", QoS::ExactlyOnce, 3);
+    let mut author = world.connect("a", &As::new("user:a"));
+    let mut received = |payload, promise| {
+        author.publish(&world, "t/x", payload, promise);
+        let got = reader.got(&world).into_iter().map(|got| match got {
+            Got::Message { qos, mut ids, .. } => {
+                ids.sort_unstable();
+                (qos, ids)
+            }
+            other => panic!("{other:?}"),
+        });
+        got.collect::<Vec<_>>()
+    };
+    let once = QoS::AtMostOnce;
+    assert_eq!(
+        received(SMALL, qos1(1)),
+        [(QoS::AtLeastOnce, vec![1, 2, 3])]
+    );
+    assert_eq!(received(LARGE, qos1(2)), [(once, vec![1])]);
+    assert_eq!(received(LARGE, qos2(3)), [(once, vec![1])]);
+    assert_eq!(
+        received(LARGE, Delivery::AtMostOnce),
+        [(once, vec![1, 2, 3])]
+    );
+    let denied = || world.engine.metrics.deliveries_denied.value();
+    assert_eq!(denied(), 0, "nothing was withheld");
+    // One subscription alone is not served below the QoS that it was granted.
+    reader.unsubscribe(&world, "t/#");
+    assert!(matches!(reader.got(&world).as_slice(), [Got::UnsubAck(..)]));
+    author.publish(&world, "t/x", LARGE, qos1(4));
+    assert!(reader.got(&world).is_empty());
+    assert_eq!(denied(), 1);
 }
