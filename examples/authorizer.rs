@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use portcullis_core::hook::{
-    Action, Authorizer, Cover, Decision, Grants, MessageFacts, Rule, Snapshot,
+    Action, Authorizer, Cover, Decision, Effort, Grants, MessageFacts, Rule, Snapshot,
 };
 use portcullis_core::topic::{TopicFilter, TopicName};
 
@@ -60,7 +60,7 @@ impl Grants for Answer {
     }
 
     /// Everything may be received as far as this module is concerned; the policy decides.
-    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts) -> Cover {
+    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts, _: &Effort) -> Cover {
         Cover::Full
     }
 

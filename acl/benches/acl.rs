@@ -8,7 +8,7 @@ use std::sync::Arc;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use portcullis_acl::tools::Who;
 use portcullis_acl::{Acl, Policy, Source, Sources};
-use portcullis_core::hook::{Action, Authorizer, MessageFacts, Snapshot};
+use portcullis_core::hook::{Action, Authorizer, Effort, MessageFacts, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 use portcullis_core::wire::QoS;
 
@@ -100,6 +100,10 @@ fn decide_uncached(c: &mut Criterion) {
     group.finish();
 }
 
+fn effort() -> Effort {
+    Effort::new(Effort::SESSION)
+}
+
 fn subscribe(c: &mut Criterion) {
     let grants = Acl::new(load(&rules(20_000))).grants(&device("device-7"));
     let mut group = c.benchmark_group("cover");
@@ -111,7 +115,7 @@ fn subscribe(c: &mut Criterion) {
     ] {
         let topic = TopicFilter::new(filter, TopicLimits::default()).unwrap();
         group.bench_function(filter, |b| {
-            b.iter(|| grants.cover(black_box(topic), &small()));
+            b.iter(|| grants.cover(black_box(topic), &small(), &effort()));
         });
     }
     group.finish();
@@ -152,7 +156,7 @@ fn sweep(c: &mut Criterion) {
             for (client, filters) in clients.iter().zip(filters.chunks(10)) {
                 let grants = acl.grants(client);
                 for filter in filters {
-                    let _ = black_box(grants.cover(*filter, &small()));
+                    let _ = black_box(grants.cover(*filter, &small(), &effort()));
                 }
             }
         });

@@ -8,8 +8,9 @@
 //! The `$` rules of the design hold: a pattern or filter that begins with a wildcard does not touch
 //! topics that begin with `$`. The empty level is a level, but the empty topic is not a topic.
 //!
-//! The walk remembers what it has seen and its work is bounded. When the bound is reached the answer
-//! is [`Answer::exhausted`], and callers take the strict reading.
+//! The walk remembers what it has seen and its work is bounded: every edge and every place that it
+//! looks at is a step, and steps are counted before they are taken. When the bound is reached the
+//! answer is [`Answer::exhausted`], and callers take the strict reading.
 
 use std::collections::HashSet;
 
@@ -21,8 +22,8 @@ use crate::pattern::{Level, Slots, topic};
 use crate::policy::Effect;
 use crate::trie::{Asked, NONE, ROOT, Trie, Values, value};
 
-/// Nodes that one question may look at.
-const WORK: usize = 1 << 17;
+/// Steps that one question may take.
+pub(crate) const WORK: u32 = 1 << 18;
 
 /// How much of what `filter` matches is matched by some of `allows` and none of `denies`. The rule
 /// of the answer is the place in `denies` of the one that cut.
@@ -53,7 +54,7 @@ pub fn cover(filter: &str, allows: &[&str], denies: &[&str]) -> Option<Cover> {
         values: &[],
         asked: Asked::Receive,
     };
-    Some(ask(filter.filter(), &[view]).cover())
+    Some(ask(filter.filter(), &[view], WORK).cover())
 }
 
 /// Rules as one client sees them.
@@ -76,6 +77,8 @@ pub(crate) struct Answer {
     pub(crate) cut: Option<Rule>,
     /// The work was more than the bound; `seen` may lack outcomes.
     pub(crate) exhausted: bool,
+    /// Steps that were taken.
+    pub(crate) work: u32,
 }
 
 impl Answer {
@@ -86,16 +89,18 @@ impl Answer {
     /// The answer about the first of one view.
     pub(crate) fn cover(&self) -> Cover {
         match (self.has(1), self.has(0)) {
-            _ if self.exhausted => Cover::Partial(self.cut),
-            (true, false) => Cover::Full,
+            // What was seen stays true.
             (true, true) => Cover::Partial(self.cut),
+            _ if self.exhausted => Cover::Unclear,
+            (true, false) => Cover::Full,
             (false, _) => Cover::Nothing(self.cut),
         }
     }
 }
 
-/// Sorts the topics that `filter` matches by what each of the views (one or two) says of them.
-pub(crate) fn ask(filter: &str, views: &[View<'_>]) -> Answer {
+/// Sorts the topics that `filter` matches by what each of the views (one or two) says of them, in at
+/// most so many steps.
+pub(crate) fn ask(filter: &str, views: &[View<'_>], limit: u32) -> Answer {
     let levels: Vec<&str> = filter.split('/').collect();
     let mut search = Search {
         views,
@@ -103,7 +108,7 @@ pub(crate) fn ask(filter: &str, views: &[View<'_>]) -> Answer {
         reserved: filter.starts_with('$'),
         known: HashSet::default(),
         path: Vec::new(),
-        work: 0,
+        limit,
         answer: Answer::default(),
     };
     let start = views.iter().map(|view| {
@@ -153,11 +158,25 @@ struct Search<'a> {
     reserved: bool,
     known: HashSet<(usize, States), foldhash::fast::RandomState>,
     path: Vec<String>,
-    work: usize,
+    limit: u32,
     answer: Answer,
 }
 
 impl Search<'_> {
+    /// Whether so many further steps may be taken.
+    fn may(&mut self, steps: usize) -> bool {
+        let Answer {
+            work, exhausted, ..
+        } = &mut self.answer;
+        let left = self.limit.saturating_sub(*work) as usize;
+        if *exhausted || steps > left {
+            *exhausted = true;
+            return false;
+        }
+        *work += u32::try_from(steps).unwrap_or(u32::MAX);
+        true
+    }
+
     /// Sorts the topics that begin with what has been walked. `at` is the place in the filter; a
     /// filter that ends in `#` stays there.
     fn visit(&mut self, at: usize, states: &States) {
@@ -168,7 +187,8 @@ impl Search<'_> {
             _ => false,
         };
         let may_end = !empty && next.is_none_or(|level| level == "#");
-        if (next.is_none() && !may_end) || self.answer.exhausted {
+        let places: usize = states.iter().map(|state| state.spots.len() + 1).sum();
+        if (next.is_none() && !may_end) || !self.may(places) {
             return;
         }
         let possible = self.possible(states);
@@ -196,9 +216,7 @@ impl Search<'_> {
         if possible & !self.answer.seen == 0 {
             return;
         }
-        let literals = self.literals(states);
-        self.work += literals.len();
-        for literal in literals {
+        for literal in self.literals(states) {
             if possible & !self.answer.seen == 0 || self.answer.exhausted {
                 return;
             }
@@ -209,10 +227,9 @@ impl Search<'_> {
     }
 
     /// Which outcomes topics from here on can have at all.
-    fn possible(&mut self, states: &[State]) -> u8 {
+    fn possible(&self, states: &[State]) -> u8 {
         let mut outcomes: SmallVec<[u8; 4]> = smallvec![0];
         for (bit, (view, state)) in self.views.iter().zip(states).enumerate() {
-            self.work += state.spots.len() + 1;
             let (mut allow, mut deny) = (state.allowed, false);
             for spot in &state.spots {
                 if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
@@ -233,7 +250,6 @@ impl Search<'_> {
                 }
             }
         }
-        self.answer.exhausted |= self.work > WORK;
         outcomes.iter().fold(0, |set, outcome| set | 1 << outcome)
     }
 
@@ -279,15 +295,30 @@ impl Search<'_> {
     }
 
     /// The literals that the rules can tell apart here.
-    fn literals(&self, states: &[State]) -> Vec<String> {
+    fn literals(&mut self, states: &[State]) -> Vec<String> {
         let mut literals: Vec<&str> = Vec::new();
         for (view, state) in self.views.iter().zip(states) {
             for spot in &state.spots {
-                if let Some(trie) = view.tries.get(usize::from(spot.trie)) {
-                    literals.extend(trie.literals(spot.node, view.asked));
-                    let slots = trie.slots(spot.node).iter();
-                    literals.extend(slots.filter_map(|(slot, _)| value(view.values, *slot)));
+                let Some(trie) = view.tries.get(usize::from(spot.trie)) else {
+                    continue;
+                };
+                for (literal, child) in trie.literals(spot.node) {
+                    if !self.may(1) {
+                        return Vec::new();
+                    }
+                    if trie.below(child, view.asked) != (false, false) {
+                        literals.push(literal);
+                    }
                 }
+                let slots = trie.slots(spot.node);
+                if !self.may(slots.len()) {
+                    return Vec::new();
+                }
+                literals.extend(
+                    slots
+                        .iter()
+                        .filter_map(|(slot, _)| value(view.values, *slot)),
+                );
             }
         }
         literals.sort_unstable();
@@ -295,9 +326,22 @@ impl Search<'_> {
         literals.into_iter().map(str::to_owned).collect()
     }
 
+    /// How many edges one level further are looked at.
+    fn edges(&self, states: &[State]) -> usize {
+        let mut edges = 0;
+        for (view, state) in self.views.iter().zip(states) {
+            for spot in &state.spots {
+                let trie = view.tries.get(usize::from(spot.trie));
+                // A literal, `+`, and placeholders.
+                edges += 2 + trie.map_or(0, |trie| trie.slots(spot.node).len());
+            }
+        }
+        edges
+    }
+
     /// Goes on by one level: a literal, or a stranger that no rule names.
     fn step(&mut self, at: usize, level: &str, states: &[State], stranger: bool) {
-        if self.answer.exhausted {
+        if !self.may(self.edges(states)) {
             return;
         }
         let first = self.path.is_empty();
@@ -386,4 +430,72 @@ pub(crate) fn symbolic_filter(levels: &[Level], slots: &Slots) -> String {
         })
         .collect();
     words.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trie::looked;
+
+    fn trie<'a>(lines: impl IntoIterator<Item = (&'a str, Effect)>) -> Trie {
+        let mut trie = Trie::new([]);
+        for (number, (line, effect)) in (0..).zip(lines) {
+            let levels = topic(line, &mut Slots::default()).map_err(|c| c.message);
+            trie.insert(&levels.unwrap(), Asked::Receive, effect, number);
+        }
+        trie
+    }
+
+    /// Lines that overlap in every way, so that a walk is at thousands of places at once, and each of
+    /// them goes on by another literal.
+    fn crossing() -> Vec<String> {
+        let lines = (0..1 << 14).map(|choice: u32| {
+            let level = |at: u32| if choice >> at & 1 == 0 { "a" } else { "+" };
+            let levels: Vec<&str> = (0..14).map(level).collect();
+            format!("{}/{choice}/x", levels.join("/"))
+        });
+        lines.collect()
+    }
+
+    /// Everything that is looked at is a step, and there are no more steps than the limit: whoever
+    /// chooses filters chooses nothing about the work.
+    #[test]
+    fn the_work_of_a_question_is_counted_and_bounded() {
+        let crossing = crossing();
+        let wide: Vec<String> = (0..20_000).map(|n| format!("{}/{n}/x", n % 150)).collect();
+        for lines in [crossing, wide] {
+            for own in [Effect::Allow, Effect::Deny] {
+                let lines = lines.iter().map(|line| (line.as_str(), own));
+                let trie = trie(lines.chain([("#", Effect::Allow)]));
+                let head = ["a"; 14].join("/");
+                for filter in [
+                    ["+"; 64].join("/"),
+                    format!("{head}/+/y"),
+                    format!("{head}/+"),
+                    format!("{head}/#"),
+                    "+/+/y".to_owned(),
+                    "+/+/+/+/+/+/+/+/a/+/+/+/+/+/+/y".to_owned(),
+                    "#".to_owned(),
+                ] {
+                    for limit in [100, 10_000, WORK] {
+                        let view = View {
+                            tries: &[&trie],
+                            values: &[],
+                            asked: Asked::Receive,
+                        };
+                        let mut answer = Answer::default();
+                        let looks = looked::count(|| answer = ask(&filter, &[view], limit));
+                        assert!(answer.work <= limit, "{filter}: {} steps", answer.work);
+                        // A place is looked at in four ways; the last one may be too much.
+                        let most = 4 * u64::from(answer.work) + 64;
+                        assert!(
+                            looks <= most,
+                            "{filter}: {looks} looks, {} steps",
+                            answer.work
+                        );
+                    }
+                }
+            }
+        }
+    }
 }

@@ -13,11 +13,13 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use portcullis_core::hook::{Action, Cover, Decision, Grants, MessageFacts, Rule, Snapshot};
+use portcullis_core::hook::{
+    Action, Cover, Decision, Effort, Grants, MessageFacts, Rule, Snapshot,
+};
 use portcullis_core::topic::{TopicFilter, TopicName};
 use smallvec::SmallVec;
 
-use crate::algebra::{self, View};
+use crate::algebra::{self, View, WORK};
 use crate::cond::{Bounds, Truth};
 use crate::policy::{Effect, Policy};
 use crate::trie::{Asked, NONE, ROOT, Said, Trie, Values};
@@ -323,6 +325,7 @@ impl ClientGrants {
         &self,
         filter: TopicFilter<'_>,
         beside: Option<&Trie>,
+        effort: &Effort,
         counts: impl Fn(&Bounded) -> bool,
     ) -> Cover {
         let bounded = self.bounded.iter();
@@ -339,7 +342,9 @@ impl ClientGrants {
             values: &self.values,
             asked: Asked::Receive,
         };
-        algebra::ask(filter.filter(), &[view]).cover()
+        let answer = algebra::ask(filter.filter(), &[view], effort.left().min(WORK));
+        effort.spend(answer.work);
+        answer.cover()
     }
 }
 
@@ -370,8 +375,8 @@ impl Grants for ClientGrants {
             .decision()
     }
 
-    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
-        self.cover_beside(filter, message, None)
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts, effort: &Effort) -> Cover {
+        self.cover_beside(filter, message, effort, None)
     }
 
     fn describe(&self, rule: Rule) -> String {
@@ -385,9 +390,10 @@ impl ClientGrants {
         &self,
         filter: TopicFilter<'_>,
         message: &MessageFacts,
+        effort: &Effort,
         beside: Option<&Trie>,
     ) -> Cover {
-        let cover = self.cover_with(filter, beside, |part| part.bounds.hold(message));
+        let cover = self.cover_with(filter, beside, effort, |part| part.bounds.hold(message));
         let about_some = || {
             self.bounded
                 .iter()
@@ -397,7 +403,7 @@ impl ClientGrants {
             return cover;
         }
         // The smallest message of this QoS passes; does every one up to it?
-        let every = self.cover_with(filter, beside, |part| match part.effect {
+        let every = self.cover_with(filter, beside, effort, |part| match part.effect {
             Effect::Allow => part.bounds.hold_all_up_to(message),
             Effect::Deny => part.bounds.hold_any_up_to(message),
         });

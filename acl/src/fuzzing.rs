@@ -50,7 +50,7 @@ pub fn cover_agrees_with_topics(input: &[u8]) {
             }
             (Cover::Full, true)
             | (Cover::Nothing(_), false)
-            | (Cover::Partial(_) | Cover::Bounded, _) => {}
+            | (Cover::Partial(_) | Cover::Bounded | Cover::Unclear, _) => {}
         }
     }
     // A filter covers itself, whatever it is, unless something denies.

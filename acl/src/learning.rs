@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use portcullis_core::hook::{
-    Action, Cover, Decision, Grants, MessageFacts, Principal, Rule, Snapshot,
+    Action, Cover, Decision, Effort, Grants, MessageFacts, Principal, Rule, Snapshot,
 };
 use portcullis_core::topic::{TopicFilter, TopicName};
 
@@ -207,19 +207,24 @@ impl Grants for Pupil {
         self.own.share(group)
     }
 
-    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
-        let own = self.own.cover(filter, message);
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts, effort: &Effort) -> Cover {
+        let own = self.own.cover(filter, message, effort);
         if matches!(own, Cover::Full | Cover::Bounded) {
             return own;
         }
-        let wider = self.own.cover_beside(filter, message, Some(&self.lesson));
+        let lesson = Some(&*self.lesson);
+        let wider = self.own.cover_beside(filter, message, effort, lesson);
         match wider {
             Cover::Full | Cover::Bounded
                 if !self.notes.note(&self.who, Act::Subscribe, filter.filter()) =>
             {
                 own
             }
-            Cover::Full | Cover::Bounded | Cover::Partial(_) | Cover::Nothing(_) => wider,
+            Cover::Full
+            | Cover::Bounded
+            | Cover::Partial(_)
+            | Cover::Nothing(_)
+            | Cover::Unclear => wider,
         }
     }
 

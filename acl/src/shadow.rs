@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use portcullis_core::hook::{
-    Action, Cover, Decision, Grants, MessageFacts, Principal, Rule, Snapshot,
+    Action, Cover, Decision, Effort, Grants, MessageFacts, Principal, Rule, Snapshot,
 };
 use portcullis_core::topic::{TopicFilter, TopicName};
 
@@ -219,17 +219,19 @@ impl Grants for Shadowed {
         active
     }
 
-    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
-        let active = self.active.cover(filter, message);
-        let candidate = self.candidate.cover(filter, message);
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts, effort: &Effort) -> Cover {
+        // What the candidate takes is not taken from the answer that counts.
+        let own = Effort::new(effort.left());
+        let active = self.active.cover(filter, message, effort);
+        let candidate = self.candidate.cover(filter, message, &own);
         let amount = |cover: Cover| match cover {
             Cover::Nothing(_) => 0,
-            Cover::Partial(_) => 1,
+            Cover::Partial(_) | Cover::Unclear => 1,
             Cover::Bounded => 2,
             Cover::Full => 3,
         };
         let cut = |cover: Cover| match cover {
-            Cover::Full | Cover::Bounded => None,
+            Cover::Full | Cover::Bounded | Cover::Unclear => None,
             Cover::Partial(rule) | Cover::Nothing(rule) => rule,
         };
         let gains = amount(candidate) > amount(active);

@@ -271,6 +271,8 @@ impl Trie {
 
     /// The child of a node by a literal level.
     pub(crate) fn literal(&self, parent: u32, level: &str) -> Option<u32> {
+        #[cfg(test)]
+        looked::inc();
         let level = level.as_bytes();
         let hash = self.hasher.hash_one((parent, level));
         let edge = self.table.find(hash, |edge| {
@@ -283,6 +285,8 @@ impl Trie {
 
     /// The child of a node by `+`.
     pub(crate) fn any(&self, node: u32) -> Option<u32> {
+        #[cfg(test)]
+        looked::inc();
         let any = self.nodes.get(node as usize)?.any;
         (any != NONE).then_some(any)
     }
@@ -292,22 +296,24 @@ impl Trie {
         self.nodes.get(node as usize).map_or(&[], |n| &n.slots)
     }
 
-    /// The literal levels that lead on from a node to rules about `asked`.
-    pub(crate) fn literals(&self, node: u32, asked: Asked) -> impl Iterator<Item = &str> {
+    /// The literal levels that lead on from a node, and where to.
+    pub(crate) fn literals(&self, node: u32) -> impl Iterator<Item = (&str, u32)> {
         let first = self.nodes.get(node as usize).map_or(NONE, |n| n.first);
         let edges = std::iter::successors(self.edges.get(first as usize), |edge| {
             self.edges.get(edge.next as usize)
         });
-        edges
-            .filter(move |edge| {
-                let (allow, deny) = self.below(edge.child, asked);
-                allow || deny
-            })
-            .map(|edge| std::str::from_utf8(&edge.level).unwrap_or_default())
+        edges.map(|edge| {
+            #[cfg(test)]
+            looked::inc();
+            let level = std::str::from_utf8(&edge.level).unwrap_or_default();
+            (level, edge.child)
+        })
     }
 
     /// Whether there are allows, and denies, at a node or further down.
     pub(crate) fn below(&self, node: u32, asked: Asked) -> (bool, bool) {
+        #[cfg(test)]
+        looked::inc();
         let below = self.nodes.get(node as usize).map_or(0, |n| n.below);
         (below & asked.allow() != 0, below & asked.deny() != 0)
     }
@@ -325,6 +331,8 @@ impl Trie {
     }
 
     fn said(&self, place: u32, asked: Asked) -> Said {
+        #[cfg(test)]
+        looked::inc();
         let effects = self.effects.get(place as usize);
         let of = |table: Option<&[u32; 4]>| {
             let rule = table.and_then(|table| table.get(asked as usize));
@@ -427,6 +435,8 @@ impl Walk<'_> {
     /// Walks on from `node`, where `topic` is what remains; `None` at its end. Returns the rule
     /// that denies. `only_denies` holds below a placeholder without a safe value.
     fn visit(&mut self, node: u32, topic: Option<&str>, only_denies: bool) -> Option<u32> {
+        #[cfg(test)]
+        looked::inc();
         let trie = self.trie;
         let here = trie.nodes.get(node as usize)?;
         let mut wanted = self.asked.deny();
@@ -490,5 +500,91 @@ fn cut(topic: &str) -> (&str, Option<&str>) {
     match topic.split_once('/') {
         Some((level, rest)) => (level, Some(rest)),
         None => (topic, None),
+    }
+}
+
+/// How often this thread has looked at a part of a trie: what the bounds on work are held against.
+#[cfg(test)]
+pub(crate) mod looked {
+    use std::cell::Cell;
+
+    thread_local!(static LOOKED: Cell<u64> = const { Cell::new(0) });
+
+    pub(super) fn inc() {
+        LOOKED.set(LOOKED.get() + 1);
+    }
+
+    /// How often `run` looks.
+    pub(crate) fn count(run: impl FnOnce()) -> u64 {
+        let before = LOOKED.get();
+        run();
+        LOOKED.get() - before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::pattern::{Slots, topic};
+
+    fn trie(patterns: &[String]) -> Trie {
+        let mut trie = Trie::new([]);
+        for (number, pattern) in (0..).zip(patterns) {
+            let levels = topic(pattern, &mut Slots::default()).map_err(|c| c.message);
+            let effect = match number % 3 {
+                0 => Effect::Deny,
+                _ => Effect::Allow,
+            };
+            trie.insert(&levels.unwrap(), Asked::Publish, effect, number);
+        }
+        trie
+    }
+
+    /// Each node is reached by one way only: the work of a decision is bounded by the lines, whatever
+    /// the topic is and however the lines overlap.
+    fn looks_at_each_node_once(patterns: &[String], topic: &str) {
+        let trie = trie(patterns);
+        for values in [vec![None, None], vec![Some("a".into()), None]] {
+            let looks = looked::count(|| {
+                let _ = trie.decide(Asked::Publish, topic, &values);
+            });
+            // The node itself, its literal child, and what is said there.
+            let most = 4 * trie.size() as u64;
+            assert!(looks <= most, "{looks} for {} nodes", trie.size());
+        }
+    }
+
+    #[test]
+    fn a_topic_of_64_levels_meets_no_more_nodes_than_there_are() {
+        // Every way to write the first twelve levels, and then all of the same: each line matches.
+        let patterns: Vec<String> = (0..1 << 12)
+            .map(|choice: u32| {
+                let level = |at: u32| match choice >> at.min(11) & 1 {
+                    0 => "+",
+                    _ if at < 12 => "a",
+                    _ => "{name}",
+                };
+                let levels: Vec<&str> = (0..64).map(level).collect();
+                levels.join("/")
+            })
+            .collect();
+        looks_at_each_node_once(&patterns, &["a"; 64].join("/"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_topic_makes_a_walk_longer_than_the_lines_are(
+            patterns in prop::collection::vec(
+                prop::collection::vec(select(vec!["a", "b", "+", "{name}", "{listener}"]), 1..12),
+                1..60,
+            ),
+            topic in prop::collection::vec(select(vec!["a", "b", "c"]), 1..64),
+        ) {
+            let patterns: Vec<String> = patterns.iter().map(|levels| levels.join("/")).collect();
+            looks_at_each_node_once(&patterns, &topic.join("/"));
+        }
     }
 }

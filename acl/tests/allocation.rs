@@ -7,7 +7,7 @@ mod common;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use common::{acl, described, filter, name, policy, small, who};
+use common::{acl, described, effort, filter, name, policy, small, who};
 use portcullis_core::hook::{Action, Authorizer};
 
 #[test]
@@ -50,7 +50,7 @@ p, role:device, sized/x, publish, deny, payload > '100 B'
     }
     // The counter counts.
     let counted = allocation_counter::measure(|| {
-        let _ = grants.cover(filter("devices/+/x"), &small());
+        let _ = grants.cover(filter("devices/+/x"), &small(), &effort());
     });
     assert!(counted.count_total > 0);
 }

@@ -6,7 +6,7 @@ mod common;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use common::{acl, described, filter, name, policy, small, who};
+use common::{acl, described, effort, filter, name, policy, small, who};
 use portcullis_acl::tools::{Circumstances, diff, effective, expect, explain};
 use portcullis_acl::{Acl, Act, Effect, Policy, Source, Sources};
 use portcullis_core::hook::{Action, Authorizer, Cover, Decision, MessageFacts, Rule};
@@ -86,12 +86,18 @@ fn a_decision_says_for_which_messages_it_holds() {
 fn a_subscription_is_bounded_in_qos_and_its_deliveries_in_size() {
     let acl = acl(CAMERAS);
     let viewer = acl.grants(&who("user:v", "v", &["viewer"]));
-    let cover = |qos| viewer.cover(filter("cam/#"), &at(qos, 0));
+    let cover = |qos| viewer.cover(filter("cam/#"), &at(qos, 0), &effort());
     assert_eq!((cover(0), cover(1)), (Cover::Full, Cover::Full));
     assert_eq!(cover(2), Cover::Nothing(None));
     let thin = acl.grants(&who("user:t", "t", &["thin"]));
-    assert_eq!(thin.cover(filter("cam/#"), &at(2, 0)), Cover::Bounded);
-    assert_eq!(thin.cover(filter("#"), &at(2, 0)), Cover::Partial(None));
+    assert_eq!(
+        thin.cover(filter("cam/#"), &at(2, 0), &effort()),
+        Cover::Bounded
+    );
+    assert_eq!(
+        thin.cover(filter("#"), &at(2, 0), &effort()),
+        Cover::Partial(None)
+    );
     let decide = |payload| thin.decide(Action::Receive, name("cam/x"), &at(2, payload));
     assert!(decide(1024).is_allowed() && !decide(1025).is_allowed());
     // Bounds on publishing cost a subscriber nothing.
@@ -99,7 +105,10 @@ fn a_subscription_is_bounded_in_qos_and_its_deliveries_in_size() {
         "{CAMERAS}p, role:camera, all/#, subscribe, allow\n"
     ));
     let camera = plain.grants(&who("cert:c1", "c1", &["camera"]));
-    assert_eq!(camera.cover(filter("all/#"), &small()), Cover::Full);
+    assert_eq!(
+        camera.cover(filter("all/#"), &small(), &effort()),
+        Cover::Full
+    );
 }
 
 #[test]
@@ -284,7 +293,7 @@ proptest! {
         };
         for qos in LEVELS {
             let message = MessageFacts::smallest(qos);
-            let cover = grants.cover(filter(asked), &message);
+            let cover = grants.cover(filter(asked), &message, &effort());
             let smallest = topics().all(|topic| may(topic, qos, 0));
             let every = topics().all(|topic| {
                 let below = LEVELS.iter().filter(|level| **level <= qos);
@@ -296,14 +305,14 @@ proptest! {
                 Cover::Nothing(_) => {
                     prop_assert!(!topics().any(|topic| may(topic, qos, 0)), "{text} {qos:?}");
                 }
-                Cover::Partial(_) => {}
+                Cover::Partial(_) | Cover::Unclear => {}
             }
             // The answer is the same at every QoS that it holds for.
             for other in LEVELS.iter().filter(|other| message.alike().holds(**other, 0)) {
-                let again = grants.cover(filter(asked), &MessageFacts::smallest(*other));
+                let again = grants.cover(filter(asked), &MessageFacts::smallest(*other), &effort());
                 let short = |cover| match cover {
                     Cover::Full | Cover::Bounded => 2,
-                    Cover::Partial(_) => 1,
+                    Cover::Partial(_) | Cover::Unclear => 1,
                     Cover::Nothing(_) => 0,
                 };
                 prop_assert_eq!(short(cover), short(again), "{} {:?} {:?}", text, qos, other);

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{acl, described, filter, name, policy, small, who};
+use common::{acl, described, effort, filter, name, policy, small, who};
 use portcullis_acl::tools::{diff, effective, expect, explain, lint};
 use portcullis_acl::{Act, Effect, Policy, Source, Sources};
 use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Rule};
@@ -90,7 +90,7 @@ fn a_window_opens_and_closes_by_the_clock_and_moves_the_generation() {
             .decide(Action::Publish, name("plant/x"), &small())
             .is_allowed();
         assert_eq!(
-            grants.cover(filter("plant/#"), &small()) == Cover::Full,
+            grants.cover(filter("plant/#"), &small(), &effort()) == Cover::Full,
             publish
         );
         publish

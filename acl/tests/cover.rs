@@ -19,7 +19,7 @@ fn short(cover: Cover) -> Short {
     match cover {
         // No filter is about some messages only.
         Cover::Full | Cover::Bounded => Short::Full,
-        Cover::Partial(_) => Short::Partial,
+        Cover::Partial(_) | Cover::Unclear => Short::Partial,
         Cover::Nothing(_) => Short::Nothing,
     }
 }

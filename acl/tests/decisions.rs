@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use casbin::{CoreApi, DefaultModel, Enforcer, StringAdapter, function_map::OperatorFunction};
-use common::{acl, described, filter, name, policy, small, who};
+use common::{acl, described, effort, filter, name, policy, small, who};
 use portcullis_acl::tools::{Effective, effective};
 use portcullis_acl::{Acl, Act, Effect, MODEL};
 use portcullis_core::hook::{
@@ -118,17 +118,17 @@ fn an_unsafe_value_never_widens_an_allow_nor_narrows_a_deny() {
             assert_eq!(may, Decision::Deny(Rule(1)), "{unsafe_id:?} {topic}");
         }
         assert_eq!(
-            allow.cover(filter("t/+"), &small()),
+            allow.cover(filter("t/+"), &small(), &effort()),
             Cover::Nothing(None),
             "{unsafe_id:?}"
         );
         assert_eq!(
-            deny.cover(filter("t/+/x"), &small()),
+            deny.cover(filter("t/+/x"), &small(), &effort()),
             Cover::Nothing(Some(Rule(3))),
             "{unsafe_id:?}"
         );
         assert_eq!(
-            deny.cover(filter("t/#"), &small()),
+            deny.cover(filter("t/#"), &small(), &effort()),
             Cover::Partial(Some(Rule(3))),
             "{unsafe_id:?}"
         );
@@ -139,15 +139,20 @@ fn an_unsafe_value_never_widens_an_allow_nor_narrows_a_deny() {
     }
     let client = who("cert:a", "dev", &[]);
     assert_eq!(
-        allow.grants(&client).cover(filter("t/dev"), &small()),
+        allow
+            .grants(&client)
+            .cover(filter("t/dev"), &small(), &effort()),
         Cover::Full
     );
     assert_eq!(
-        allow.grants(&client).cover(filter("t/+"), &small()),
+        allow
+            .grants(&client)
+            .cover(filter("t/+"), &small(), &effort()),
         Cover::Partial(None)
     );
     assert_eq!(
-        deny.grants(&client).cover(filter("t/other/#"), &small()),
+        deny.grants(&client)
+            .cover(filter("t/other/#"), &small(), &effort()),
         Cover::Full
     );
 }
@@ -393,7 +398,7 @@ proptest! {
         let grants = acl(&text).grants(&client);
         for topic in TOPICS {
             let decided = grants.decide(Action::Receive, name(topic), &small()).is_allowed();
-            let covered = grants.cover(filter(topic), &small()) == Cover::Full;
+            let covered = grants.cover(filter(topic), &small(), &effort()) == Cover::Full;
             prop_assert_eq!(decided, covered, "{}", topic);
         }
     }

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{acl, described, filter, name, policy, small};
+use common::{acl, described, effort, filter, name, policy, small};
 use portcullis_acl::{Acl, Act, Lesson, MAX_LEARNED};
 use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Grants};
 
@@ -66,17 +66,20 @@ fn what_no_line_speaks_of_is_allowed_within_the_topics_and_noted_once() {
         let decision = client.decide(action, name(topic), &small());
         assert_eq!(decision.is_allowed(), allowed, "{action:?} {topic}");
     }
-    assert_eq!(client.cover(filter("line/speed"), &small()), Cover::Full);
+    assert_eq!(
+        client.cover(filter("line/speed"), &small(), &effort()),
+        Cover::Full
+    );
     assert!(matches!(
-        client.cover(filter("line/#"), &small()),
+        client.cover(filter("line/#"), &small(), &effort()),
         Cover::Partial(Some(_))
     ));
     assert!(matches!(
-        client.cover(filter("#"), &small()),
+        client.cover(filter("#"), &small(), &effort()),
         Cover::Partial(_)
     ));
     assert_eq!(
-        client.cover(filter("$SYS/#"), &small()),
+        client.cover(filter("$SYS/#"), &small(), &effort()),
         Cover::Nothing(None)
     );
     assert_eq!(client.share("any"), Decision::Silent);
@@ -99,7 +102,7 @@ fn another_listener_learns_nothing() {
     let decision = client.decide(Action::Publish, name("line/speed"), &small());
     assert_eq!(decision, Decision::Silent);
     assert_eq!(
-        client.cover(filter("line/speed"), &small()),
+        client.cover(filter("line/speed"), &small(), &effort()),
         Cover::Nothing(None)
     );
     assert_eq!(learned(&acl), [""; 0]);
@@ -157,7 +160,7 @@ fn what_cannot_be_noted_is_not_allowed() {
     let more = client.decide(Action::Publish, name("line/more"), &small());
     assert_eq!(more, Decision::Silent);
     assert_eq!(
-        client.cover(filter("line/more"), &small()),
+        client.cover(filter("line/more"), &small(), &effort()),
         Cover::Nothing(None)
     );
     assert!(
@@ -188,7 +191,7 @@ fn what_a_narrowed_subscription_receives_is_noted_topic_by_topic() {
     let acl = school();
     let client = on(&acl, "bench");
     assert!(matches!(
-        client.cover(filter("#"), &small()),
+        client.cover(filter("#"), &small(), &effort()),
         Cover::Partial(_)
     ));
     let receive = |topic| client.decide(Action::Receive, name(topic), &small());

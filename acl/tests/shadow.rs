@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{acl, filter, name, policy, small, who};
+use common::{acl, effort, filter, name, policy, small, who};
 use portcullis_acl::{Act, MAX_DIFFERENCES};
 use portcullis_core::hook::{Action, Authorizer, Cover};
 
@@ -28,7 +28,10 @@ fn a_candidate_never_changes_an_answer() {
             .decide(Action::Publish, name("u/x"), &small())
             .is_allowed()
     );
-    assert_eq!(grants.cover(filter("t/#"), &small()), Cover::Full);
+    assert_eq!(
+        grants.cover(filter("t/#"), &small(), &effort()),
+        Cover::Full
+    );
     assert!(grants.share("g").is_allowed());
 }
 
@@ -55,7 +58,7 @@ fn differences_are_counted_by_principal_action_and_rule() {
     }
     let _ = acl
         .grants(&who("cert:a", "c", &[]))
-        .cover(filter("t/#"), &small());
+        .cover(filter("t/#"), &small(), &effort());
     let report = acl.differences().unwrap();
     assert_eq!((report.total, report.missed), (5, 0));
     let mut rows: Vec<_> = report

@@ -86,6 +86,7 @@ metrics! {
     publishes_denied: "counter", "Publishes refused by the policy.";
     subscribes_denied: "counter", "Subscriptions refused by the policy.";
     deliveries_denied: "counter", "Deliveries withheld by the policy.";
+    subscriptions_unclear: "counter", "Filters that take too much work to be judged by the policy: refused, or filtered message by message.";
     stored_withheld: "counter", "Stored messages withheld because their author lost the right.";
     dropped_qos0: "counter", "`QoS` 0 messages dropped because the receiver's queue was full.";
     dropped_offline: "counter", "Messages dropped from full queues of offline sessions.";

@@ -26,7 +26,7 @@ mod sys;
 use std::collections::HashMap;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ use crate::engine::{Admitted, Engine, NewLink, NotAttached, Will};
 use crate::guard::{self, Subject};
 use crate::hook::{
     Action, Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts, Begun, BoxFuture,
-    Cover, Credential, Decision, Event, Grants, Identity, MessageFacts, Meter, Modules, Observer,
-    Outcome, Principal, Rule, Snapshot, Standing, Tally, Use, Verdict,
+    Cover, Credential, Decision, Effort, Event, Grants, Identity, MessageFacts, Meter, Modules,
+    Observer, Outcome, Principal, Rule, Snapshot, Standing, Tally, Use, Verdict,
 };
 use crate::journal::Journal;
 use crate::message::{Asked, Publication};
@@ -59,6 +59,7 @@ use crate::wire::{
 pub(crate) struct Table {
     lines: Mutex<Vec<Line>>,
     limit: Mutex<Option<Limit>>,
+    steps: AtomicU32,
     generation: AtomicU64,
 }
 
@@ -76,6 +77,7 @@ struct Line {
 struct Rows {
     lines: Vec<Line>,
     limit: Option<Limit>,
+    steps: u32,
 }
 
 impl Table {
@@ -95,6 +97,12 @@ impl Table {
     /// Allow lines count for these messages only.
     pub(crate) fn limit(&self, limit: Option<Limit>) {
         *self.limit.lock() = limit;
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Judging a filter takes so many steps.
+    pub(crate) fn steps(&self, steps: u32) {
+        self.steps.store(steps, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
     }
 
@@ -119,6 +127,7 @@ impl Authorizer for Table {
         Arc::new(Rows {
             lines: self.lines.lock().iter().filter(mine).cloned().collect(),
             limit: *self.limit.lock(),
+            steps: self.steps.load(Ordering::SeqCst),
         })
     }
 
@@ -161,7 +170,11 @@ impl Grants for Rows {
 
     /// Coarse on purpose: the exact algebra is `acl`'s. Equal or `#` covers; anything else that
     /// shares a first level is a part.
-    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover {
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts, effort: &Effort) -> Cover {
+        if effort.left() < self.steps {
+            return Cover::Unclear;
+        }
+        effort.spend(self.steps);
         let text = filter.filter();
         let receive = |allow: bool| {
             self.lines
@@ -176,7 +189,9 @@ impl Grants for Rows {
         let denied = receive(false).any(|line| near(&line));
         let whole = receive(true).any(|line| line.filter == "#" || line.filter == text);
         let part = receive(true).any(|line| near(&line));
-        let within = self.limit.is_none_or(|within| within(Action::Receive, message));
+        let within = self
+            .limit
+            .is_none_or(|within| within(Action::Receive, message));
         if !within {
             return Cover::Nothing(None);
         }

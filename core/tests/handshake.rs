@@ -12,7 +12,7 @@ use portcullis_core::broker::Broker;
 use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::hook::{
     Accepted, Action, Attempt, Authenticator, Authorizer, BoxFuture, Cover, Credential, Decision,
-    Grants, Identity, Lease, MessageFacts, Outcome, Principal, Refusal, RefusalKind, Rule,
+    Effort, Grants, Identity, Lease, MessageFacts, Outcome, Principal, Refusal, RefusalKind, Rule,
     Snapshot, Standing, Use,
 };
 use portcullis_core::settings::Settings;
@@ -98,7 +98,7 @@ impl Grants for Everything {
         Decision::Allow(Rule(0))
     }
 
-    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts) -> Cover {
+    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts, _: &Effort) -> Cover {
         Cover::Full
     }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use portcullis_core::hook::Snapshot;
 
 use super::{effective, plain};
-use crate::algebra::{View, ask, symbolic, symbolic_filter};
+use crate::algebra::{View, WORK, ask, symbolic, symbolic_filter};
 use crate::policy::{Act, Effect, Policy, PolicyRule};
 use crate::trie::{Asked, NONE, Trie, Values};
 
@@ -253,6 +253,7 @@ fn topics(
     let answer = ask(
         pattern,
         &[view(&old, &before.values), view(&new, &after.values)],
+        WORK,
     );
     let [_, only_old, only_new, _] = answer.examples;
     let example = match kind {

@@ -7,7 +7,7 @@ use portcullis_core::hook::{Cover, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
 use super::{Circumstances, Effective, effective, plain, rules, substituted};
-use crate::algebra::{self, View};
+use crate::algebra::{self, View, WORK};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
 use crate::trie::{Asked, Trie};
@@ -40,6 +40,9 @@ impl fmt::Display for Explanation {
             (true, _) => "allowed",
             (false, Some(Cover::Partial(_))) => {
                 "partly allowed (refused, or narrowed with subscribe = \"narrow\")"
+            }
+            (false, Some(Cover::Unclear)) => {
+                "too much work to judge (refused, or each message is judged with subscribe = \"narrow\")"
             }
             (false, _) => "denied",
         };
@@ -263,7 +266,7 @@ fn subscription(
         values: &[],
         asked: Asked::Receive,
     };
-    let answer = algebra::ask(filter, &[view]);
+    let answer = algebra::ask(filter, &[view], WORK);
     let cover = answer.cover();
     out.cover = Some(cover);
     out.allowed = cover == Cover::Full;
@@ -275,6 +278,7 @@ fn subscription(
             .find(|rule| overlaps(rule, filter))
             .map(|rule| rule.rule),
         Cover::Partial(cut) | Cover::Nothing(cut) => cut,
+        Cover::Unclear => None,
     };
     if let Some(rule) = deciding {
         out.rule = Some(policy.describe(rule));
@@ -315,7 +319,7 @@ fn overlaps(rule: &Effective, filter: &str) -> bool {
         values: &[],
         asked: Asked::Receive,
     };
-    algebra::ask(filter, &[view]).has(1)
+    algebra::ask(filter, &[view], WORK).has(1)
 }
 
 fn values(policy: &Policy, who: &Snapshot, rules: &[&Effective]) -> Vec<(String, Option<String>)> {

@@ -2,7 +2,7 @@
 
 use portcullis_core::hook::Cover;
 
-use crate::algebra::{View, ask, symbolic, symbolic_filter};
+use crate::algebra::{View, WORK, ask, symbolic, symbolic_filter};
 use crate::error::PolicyWarning;
 use crate::load::Loaded;
 use crate::pattern::Level;
@@ -86,7 +86,7 @@ impl<'a> Subject<'a> {
             values: &self.values,
             asked,
         };
-        ask(filter, &[view]).cover()
+        ask(filter, &[view], WORK).cover()
     }
 
     fn taken_back(&self, all: &Trie, asked: Asked, filter: &str) -> Option<(String, String)> {
@@ -98,7 +98,11 @@ impl<'a> Subject<'a> {
                 ),
                 "remove one of the two, or narrow the deny".into(),
             )),
-            Cover::Nothing(None) | Cover::Full | Cover::Bounded | Cover::Partial(_) => None,
+            Cover::Nothing(None)
+            | Cover::Full
+            | Cover::Bounded
+            | Cover::Partial(_)
+            | Cover::Unclear => None,
         }
     }
 
@@ -147,7 +151,7 @@ impl<'a> Subject<'a> {
                     self.name
                 ),
             )),
-            Cover::Full | Cover::Bounded | Cover::Partial(_) => None,
+            Cover::Full | Cover::Bounded | Cover::Partial(_) | Cover::Unclear => None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use portcullis_acl::tools::Who;
 use portcullis_acl::{Acl, Policy, Source, Sources};
-use portcullis_core::hook::{MessageFacts, Snapshot};
+use portcullis_core::hook::{Effort, MessageFacts, Snapshot};
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 use portcullis_core::wire::QoS;
 
@@ -48,6 +48,12 @@ pub(crate) fn name(topic: &str) -> TopicName<'_> {
 #[allow(dead_code, reason = "not every test needs it")]
 pub(crate) fn filter(filter: &str) -> TopicFilter<'_> {
     TopicFilter::new(filter, TopicLimits::default()).unwrap()
+}
+
+/// All that a session has.
+#[allow(dead_code, reason = "not every test needs it")]
+pub(crate) fn effort() -> Effort {
+    Effort::new(Effort::SESSION)
 }
 
 /// The smallest message.

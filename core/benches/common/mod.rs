@@ -10,8 +10,8 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use portcullis_core::benching::{Chains, Client, World};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
-    Action, Attempt, Authenticator, Authorizer, BoxFuture, Cover, Credential, Decision, Grants,
-    Identity, MessageFacts, Outcome, Principal, Rule, Snapshot, Standing, Use,
+    Action, Attempt, Authenticator, Authorizer, BoxFuture, Cover, Credential, Decision, Effort,
+    Grants, Identity, MessageFacts, Outcome, Principal, Rule, Snapshot, Standing, Use,
 };
 use portcullis_core::settings::Settings;
 use portcullis_core::topic::{TopicFilter, TopicName};
@@ -62,7 +62,7 @@ impl Grants for Open {
         Decision::Allow(Rule(0))
     }
 
-    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts) -> Cover {
+    fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts, _: &Effort) -> Cover {
         Cover::Full
     }
 

@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::engine::Routing;
-use crate::hook::{Event, Granted};
+use crate::hook::{Effort, Event, Granted};
 use crate::settings::Settings;
 use crate::topic::{TopicError, TopicFilter};
 use crate::wire::{self, QoS, ReasonCode, Subscribe, Unsubscribe};
@@ -23,6 +23,7 @@ impl Connection {
     ) -> Result<(), End> {
         let mut codes: SmallVec<[ReasonCode; 8]> = SmallVec::new();
         let mut granted: SmallVec<[Granted<'_>; 8]> = SmallVec::new();
+        let effort = Effort::new(Effort::SUBSCRIBE);
         let mut told = 0;
         let mut sound = Ok(());
         for (text, options) in &subscribe.filters {
@@ -37,7 +38,7 @@ impl Connection {
             let id = subscribe.subscription_id;
             let answer = filter.map_or(Err(ReasonCode::TopicFilterInvalid), |filter| {
                 self.engine
-                    .subscribe(&self.attached, filter, *options, id, routing)
+                    .subscribe(&self.attached, filter, *options, id, &effort, routing)
             });
             codes.push(match answer {
                 Ok(new) => {

@@ -43,7 +43,7 @@ use crate::bus::{Appended, Bus, RetainedPage};
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::guard::{self, Authorized, Grant, Rights, Stored, Subject};
-use crate::hook::{Event, Modules, Principal, Snapshot, Use};
+use crate::hook::{Effort, Event, Modules, Principal, Snapshot, Use};
 use crate::journal::{Journal, Refused as NotWritten, SessionId, Steps};
 use crate::message::{Asked, Message, Publication};
 use crate::metrics::Metrics;
@@ -54,7 +54,7 @@ use crate::wire::{MessageProperties, QoS, ReasonCode};
 
 use deliver::Delivered;
 use queue::Bound;
-use session::Wakes;
+use session::{Toil, Wakes};
 use tree::{Target, Tree};
 use will::Timers;
 
@@ -149,9 +149,18 @@ impl<'e> Routing<'e> {
         }
     }
 
-    /// How a subscription that is granted at `qos` stands.
-    fn cover(&self, rights: &Rights, filter: TopicFilter<'_>, qos: QoS) -> Result<Grant, String> {
-        guard::subscription(rights, filter, qos, self.narrows(), self.modules())
+    /// How a subscription that is granted at `qos` stands, and how much work it was to see that.
+    fn cover(
+        &self,
+        rights: &Rights,
+        filter: TopicFilter<'_>,
+        qos: QoS,
+        effort: &Effort,
+    ) -> (Result<Grant, String>, Toil) {
+        let before = effort.left();
+        let (narrow, modules) = (self.narrows(), self.modules());
+        let grant = guard::subscription(rights, filter, qos, narrow, effort, modules);
+        (grant, Toil::of(before - effort.left()))
     }
 
     fn narrows(&self) -> bool {

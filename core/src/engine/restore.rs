@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::guard::Subject;
+use crate::hook::Effort;
 use crate::journal::{
     Entry as JournalEntry, QueuedAs, RecoveredFlight, RecoveredSession, Steps, Unrouted,
 };
@@ -90,12 +91,13 @@ impl Engine {
         let mut state = session.lock();
         state.id = from.id;
         state.expiry = from.expiry;
+        let effort = Effort::new(Effort::SESSION);
         for (text, (options, id)) in from.subscriptions {
             let Ok(filter) = TopicFilter::new(&text, routing.settings.mqtt.topic) else {
                 // The limits are narrower than they were.
                 continue;
             };
-            let cover = routing.cover(&state.rights, filter, options.qos);
+            let (cover, toil) = routing.cover(&state.rights, filter, options.qos, &effort);
             let slot = state.next_slot();
             let entry = Entry {
                 session: Arc::clone(&session),
@@ -111,6 +113,7 @@ impl Engine {
                 id,
                 serial: slot.serial,
                 cover: cover.map_or(Covered::Suspended, Into::into),
+                toil,
             });
             self.metrics.subscriptions.inc();
             self.bus.declare(filter, true);

@@ -21,7 +21,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::guard::{Grant, Rights, Stored, Subject};
-use crate::hook::Principal;
+use crate::hook::{Effort, Principal};
 use crate::journal::{Entry, SessionId, WillRecord};
 use crate::message::Message;
 use crate::ticket::Ticket;
@@ -130,6 +130,23 @@ pub(crate) struct Subscription {
     pub(super) id: Option<NonZeroU32>,
     pub(super) serial: u32,
     pub(super) cover: Covered,
+    pub(super) toil: Toil,
+}
+
+/// How much work it was to judge a subscription by the policy, as a power of two: the next change
+/// of policy will take about as much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Toil(u8);
+
+impl Toil {
+    pub(super) fn of(steps: u32) -> Self {
+        // At most 32.
+        Self(u8::try_from(steps.next_power_of_two().trailing_zeros()).unwrap_or(u8::MAX))
+    }
+
+    pub(super) fn steps(self) -> u32 {
+        1u32.checked_shl(self.0.into()).unwrap_or(u32::MAX)
+    }
 }
 
 impl Subscription {
@@ -223,11 +240,17 @@ impl State {
     pub(super) fn reassess(&mut self, routing: &mut Routing<'_>) {
         self.rights = self.subject.rights(routing.modules());
         let mut revoked = None;
+        let effort = Effort::new(Effort::SESSION);
         for (_, subscription) in &mut self.subscriptions {
             let whole = subscription.text(routing.tree());
             let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
                 .map_err(|error| error.to_string())
-                .and_then(|filter| routing.cover(&self.rights, filter, subscription.options.qos));
+                .and_then(|filter| {
+                    let qos = subscription.options.qos;
+                    let (granted, toil) = routing.cover(&self.rights, filter, qos, &effort);
+                    subscription.toil = toil;
+                    granted
+                });
             let was = subscription.cover;
             subscription.cover = granted.as_ref().map_or(Covered::Suspended, |g| (*g).into());
             let suspended = subscription.cover == Covered::Suspended;

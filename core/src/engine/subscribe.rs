@@ -4,23 +4,25 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::guard::{self, Grant};
-use crate::hook::{Event, Granted};
+use crate::hook::{Effort, Event, Granted};
 use crate::topic::TopicFilter;
 use crate::wire::{ReasonCode, RetainHandling, SubscribeOptions};
 
-use super::session::Subscription;
+use super::session::{Subscription, Toil};
 use super::tree::Entry;
 use super::{Attached, Engine, Routing};
 
 impl Engine {
     /// Subscribes, or replaces a subscription \[MQTT-3.8.4-3\]. A refusal is the SUBACK's code, and
-    /// has been told to the observers; what was granted is the caller's to tell.
+    /// has been told to the observers; what was granted is the caller's to tell. `effort` is that of
+    /// all filters of the packet.
     pub(crate) fn subscribe<'f>(
         &self,
         attached: &Attached,
         filter: TopicFilter<'f>,
         mut options: SubscribeOptions,
         id: Option<NonZeroU32>,
+        effort: &Effort,
         routing: &mut Routing<'_>,
     ) -> Result<Granted<'f>, ReasonCode> {
         let session = &attached.session;
@@ -42,7 +44,9 @@ impl Engine {
         };
         let asked = options.qos.min(routing.settings.mqtt.max_qos);
         let narrow = routing.narrows();
-        let answer = guard::subscribe(&state.rights, filter, asked, narrow, &self.modules);
+        let before = effort.left();
+        let answer = guard::subscribe(&state.rights, filter, asked, narrow, effort, &self.modules);
+        let toil = Toil::of(before - effort.left());
         let grant = match answer {
             Ok((grant, qos)) => {
                 options.qos = qos;
@@ -64,6 +68,11 @@ impl Engine {
             denied(&format!("limits.subscriptions-per-session = {limit}"));
             return Err(ReasonCode::QuotaExceeded);
         }
+        if !state.may_toil(toil, known, limit) {
+            self.metrics.limits_hit.inc();
+            denied(guard::TOO_MUCH_WORK);
+            return Err(ReasonCode::QuotaExceeded);
+        }
         let recorded = state.try_record(routing, |steps, session| {
             steps.subscribed(session, filter.as_str(), options, id);
         });
@@ -76,6 +85,7 @@ impl Engine {
                 subscription.options = options;
                 subscription.id = id;
                 subscription.cover = grant.into();
+                subscription.toil = toil;
             }
             slot
         } else {
@@ -94,6 +104,7 @@ impl Engine {
                 id,
                 serial: slot.serial,
                 cover: grant.into(),
+                toil,
             });
             self.metrics.subscriptions.inc();
             self.bus.declare(filter, true);

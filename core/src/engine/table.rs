@@ -1,6 +1,8 @@
 //! The subscriptions of one session, by their place and by their filter.
 
-use super::session::{State, Subscription};
+use crate::hook::Effort;
+
+use super::session::{State, Subscription, Toil};
 use super::tree::{FilterRef, Slot};
 
 impl State {
@@ -29,6 +31,21 @@ impl State {
                     serial,
                 })
             })
+    }
+
+    /// Whether all subscriptions can still be judged anew after a change of policy, with one more
+    /// that takes so much work, in place of the one in a known slot. `limit` is how many there may be:
+    /// those that take less than their share are not counted, and half of the effort is theirs.
+    pub(super) fn may_toil(&self, toil: Toil, known: Option<Slot>, limit: usize) -> bool {
+        let most = u64::from(Effort::SESSION / 2);
+        if u64::from(toil.steps()).saturating_mul(limit as u64) <= most {
+            return true;
+        }
+        let others = self.subscriptions.iter();
+        let others =
+            others.filter(|(place, _)| known.is_none_or(|slot| slot.place as usize != *place));
+        let held: u64 = others.map(|(_, one)| u64::from(one.toil.steps())).sum();
+        held.saturating_add(toil.steps().into()) <= most
     }
 
     /// The slot that the next new subscription gets.

@@ -19,8 +19,8 @@ use crate::connection::{Connection, End, Terms};
 use crate::engine::{Admitted, Close, Engine, NewLink};
 use crate::guard::Subject;
 use crate::hook::{
-    Action, Authorizer, Cover, Credential, Decision, Grants, Identity, MessageFacts, Modules,
-    Principal, Rule, Snapshot,
+    Action, Authorizer, Cover, Credential, Decision, Effort, Grants, Identity, MessageFacts,
+    Modules, Principal, Rule, Snapshot,
 };
 use crate::settings::Settings;
 use crate::topic::{TopicFilter, TopicName};
@@ -79,7 +79,7 @@ impl Grants for Open {
         Decision::Allow(Rule(1))
     }
 
-    fn cover(&self, filter: TopicFilter<'_>, _: &MessageFacts) -> Cover {
+    fn cover(&self, filter: TopicFilter<'_>, _: &MessageFacts, _: &Effort) -> Cover {
         if self.strict && (filter.filter() == "no" || filter.filter().starts_with(['+', '#'])) {
             Cover::Partial(Some(Rule(0)))
         } else {

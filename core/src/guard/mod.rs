@@ -24,7 +24,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::clock::Now;
-use crate::hook::{Action, Alike, Cover, MessageFacts, Modules, Use};
+use crate::hook::{Action, Alike, Cover, Effort, MessageFacts, Modules, Use};
 use crate::journal::Mark;
 use crate::message::{Asked, Message, Publication};
 use crate::settings::Settings;
@@ -144,15 +144,20 @@ pub(crate) enum Grant {
     Narrowed,
 }
 
+/// Why a filter is refused that takes more than its share of [`Effort`].
+pub(crate) const TOO_MUCH_WORK: &str = "to judge it by the policy takes too much work; ask for narrower filters, or for \
+     fewer";
+
 /// Whether `rights` cover a subscription that is granted at `qos`, and what cut it if not.
 pub(crate) fn subscription(
     rights: &Rights,
     filter: TopicFilter<'_>,
     qos: QoS,
     narrow: bool,
+    effort: &Effort,
     modules: &Modules,
 ) -> Result<Grant, String> {
-    judge(rights, filter, qos, narrow, modules).0
+    judge(rights, filter, qos, narrow, effort, modules).0
 }
 
 /// At which `QoS`, `asked` or below, a subscription may be granted, and how: the highest at which
@@ -162,12 +167,13 @@ pub(crate) fn subscribe(
     filter: TopicFilter<'_>,
     asked: QoS,
     narrow: bool,
+    effort: &Effort,
     modules: &Modules,
 ) -> Result<(Grant, QoS), String> {
     let mut next = Some(asked);
     let mut best = None;
     while let Some(qos) = next {
-        let (answer, alike) = judge(rights, filter, qos, narrow, modules);
+        let (answer, alike) = judge(rights, filter, qos, narrow, effort, modules);
         match answer {
             Ok(grant @ (Grant::Full | Grant::Bounded)) => return Ok((grant, qos)),
             Ok(Grant::Narrowed) => best = Some(Ok((Grant::Narrowed, qos))),
@@ -185,6 +191,7 @@ fn judge(
     filter: TopicFilter<'_>,
     qos: QoS,
     narrow: bool,
+    effort: &Effort,
     modules: &Modules,
 ) -> (Result<Grant, String>, Alike) {
     if let Some(group) = filter.share()
@@ -193,11 +200,19 @@ fn judge(
         return (Err(rights.describe(denial, modules)), Alike::ALL);
     }
     let smallest = MessageFacts::smallest(qos);
-    let (cover, who) = rights.cover(filter, &smallest, modules);
+    let (cover, who) = rights.cover(filter, &smallest, effort, modules);
     let describe = |rule| rights.describe(Denial { module: who, rule }, modules);
     let answer = match cover {
         Cover::Full => Ok(Grant::Full),
         Cover::Bounded => Ok(Grant::Bounded),
+        Cover::Unclear => {
+            modules.metrics.subscriptions_unclear.inc();
+            if narrow {
+                Ok(Grant::Narrowed)
+            } else {
+                Err(TOO_MUCH_WORK.to_owned())
+            }
+        }
         Cover::Partial(_) if narrow => Ok(Grant::Narrowed),
         Cover::Partial(rule) => Err(format!("covered in part only: {}", describe(rule))),
         Cover::Nothing(rule) => Err(describe(rule)),

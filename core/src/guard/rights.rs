@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::hook::{Action, Cover, Decision, Grants, MessageFacts, Modules, Rule, Snapshot};
+use crate::hook::{Action, Cover, Decision, Effort, Grants, MessageFacts, Modules, Rule, Snapshot};
 use crate::message::Asked;
 use crate::topic::{TopicFilter, TopicName};
 
@@ -124,12 +124,13 @@ impl Rights {
         &self,
         filter: TopicFilter<'_>,
         message: &MessageFacts,
+        effort: &Effort,
         modules: &Modules,
     ) -> (Cover, Option<usize>) {
         let answers: Option<SmallVec<[Cover; 1]>> = self
             .grants
             .iter()
-            .map(|grants| modules.contain("authorizer", || grants.cover(filter, message)))
+            .map(|grants| modules.contain("authorizer", || grants.cover(filter, message, effort)))
             .collect();
         let mut best = (Cover::Nothing(None), None);
         let (mut whole, mut bounded) = (0, false);
@@ -144,7 +145,7 @@ impl Rights {
                 }
                 // A rule that denies in one of them cuts the whole.
                 Cover::Nothing(Some(_)) => return (*cover, Some(module)),
-                Cover::Partial(_) => best = (*cover, Some(module)),
+                Cover::Partial(_) | Cover::Unclear => best = (*cover, Some(module)),
                 Cover::Nothing(None) => {}
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{MessageFacts, Snapshot};
+use super::{Effort, MessageFacts, Snapshot};
 use crate::topic::{TopicFilter, TopicName};
 
 /// Decides what a client may do. Asked once per [`Snapshot`] and policy generation; the answer is
@@ -31,8 +31,9 @@ pub trait Grants: Send + Sync {
     fn share(&self, group: &str) -> Decision;
 
     /// How much of `filter` (without its `$share` prefix) the client may receive, if `message` is
-    /// delivered: the smallest of the `QoS` at which the subscription would be granted.
-    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts) -> Cover;
+    /// delivered: the smallest of the `QoS` at which the subscription would be granted. It takes no
+    /// more steps than `effort` has, and spends what it takes.
+    fn cover(&self, filter: TopicFilter<'_>, message: &MessageFacts, effort: &Effort) -> Cover;
 
     /// A rule in words, with file and line, for logs and records.
     fn describe(&self, rule: Rule) -> String;
@@ -88,4 +89,6 @@ pub enum Cover {
     Partial(Option<Rule>),
     /// Nothing is left.
     Nothing(Option<Rule>),
+    /// Finding out takes more steps than there were. Never read as a yes.
+    Unclear,
 }

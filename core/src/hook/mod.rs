@@ -17,6 +17,7 @@ mod admission;
 mod authenticate;
 mod authorize;
 mod clock;
+mod effort;
 mod facts;
 mod identity;
 mod modules;
@@ -30,6 +31,7 @@ pub use authenticate::{
 pub use authorize::{Action, Authorizer, Cover, Decision, Grants, Rule};
 pub(crate) use clock::TimeUp;
 pub use clock::{StopClock, Stopped};
+pub use effort::Effort;
 pub use facts::{Alike, MessageFacts};
 pub use identity::{Attributes, Identity, Principal, PrincipalError, Snapshot};
 pub use modules::Modules;

@@ -304,6 +304,51 @@ fn rule_9_subscriptions_and_retained_messages_are_bounded() {
     );
 }
 
+/// Some filters are work to judge. How much one packet, and what a session holds, may cause is bounded.
+#[test]
+fn rule_9_the_work_of_judging_filters_is_bounded() {
+    let world = World::new();
+    let mut client = world.connect("a", &As::new("user:a"));
+    let filters = ["a", "b", "c", "d", "e", "f"];
+    let all = |client: &mut Client| {
+        let filters = filters.map(|filter| (filter, SubscribeOptions::default()));
+        let packet = Subscribe {
+            id: NonZeroU16::new(1).unwrap(),
+            subscription_id: None,
+            filters: filters.to_vec(),
+            user: UserProperties::default(),
+        };
+        client.send(&world, &[Packet::Subscribe(packet)]);
+        client.got(&world)
+    };
+    // One packet: what its filters take together.
+    world.policy.steps(Effort::SUBSCRIBE / 4);
+    let answered = |codes: [u8; 6]| [Got::SubAck(1, codes.to_vec())];
+    let refused = answered([0, 0, 0, 0, 0x87, 0x87]);
+    assert_eq!(all(&mut client), refused);
+    assert_eq!(all(&mut client), refused, "and not less in the next one");
+    assert_eq!(world.engine.metrics.subscriptions_unclear.value(), 4);
+    assert!(world.noted("takes too much work"));
+    // One session: what it would take to judge all that it holds anew.
+    world.policy.steps(Effort::SESSION / 2 / 4);
+    let mut heavy = world.connect("h", &As::new("user:h"));
+    let mut ask = |filter| heavy.subscribe(&world, filter, QoS::AtMostOnce);
+    assert_eq!(filters.map(&mut ask), [0, 0, 0, 0, 0x97, 0x97]);
+    assert_eq!(ask("a"), 0, "what it has may be asked for again");
+    heavy.unsubscribe(&world, "a");
+    assert!(matches!(heavy.got(&world).as_slice(), [Got::UnsubAck(..)]));
+    assert_eq!(heavy.subscribe(&world, "f", QoS::AtMostOnce), 0);
+    // A change of policy judges them all; if that has become too much work, the rest is suspended.
+    let mut author = world.connect("p", &As::new("user:p"));
+    for (steps, heard) in [(Effort::SESSION / 2, 2), (Effort::SESSION / 8, 4)] {
+        world.policy.steps(steps);
+        for filter in filters {
+            author.publish(&world, filter, "x", Delivery::AtMostOnce);
+        }
+        assert_eq!(heavy.payloads(&world).len(), heard, "{steps}");
+    }
+}
+
 #[test]
 fn rule_10_payloads_and_passwords_are_not_printable() {
     let world = World::new();
