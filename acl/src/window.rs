@@ -5,6 +5,7 @@
 //! machine. An hour is compared as a wall clock in the zone shows it: an hour that summer time
 //! skips is not there on that day, one that it repeats is there twice.
 
+use std::fmt;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
@@ -80,6 +81,15 @@ impl Window {
         })
     }
 
+    /// The word before it in a condition.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Weekly(_) => "in",
+            Self::Before(_) => "before",
+            Self::After(_) => "after",
+        }
+    }
+
     /// Whether it is open; not known while the time is not.
     pub(crate) fn is_open(&self, at: Option<SystemTime>) -> Truth {
         let Some(at) = at.and_then(|at| Timestamp::try_from(at).ok()) else {
@@ -90,6 +100,39 @@ impl Window {
             Self::Before(end) => at < *end,
             Self::After(start) => at >= *start,
         })
+    }
+}
+
+/// As conditions write it, after its [`word`](Window::word).
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Weekly(weekly) => weekly.fmt(f),
+            Self::Before(instant) | Self::After(instant) => instant.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Weekly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let days = (0..).zip(DAYS).filter(|(day, _)| self.days >> day & 1 == 1);
+        let days: Vec<&str> = days.map(|(_, day)| day).collect();
+        if days.len() < DAYS.len() {
+            write!(f, "{} ", days.join(","))?;
+        }
+        let clock = |minutes: u16| format!("{:02}:{:02}", minutes / 60, minutes % 60);
+        let until = if self.until == 0 { MINUTES } else { self.until };
+        write!(f, "{}-{} ", clock(self.from), clock(until))?;
+        match (self.zone.iana_name(), self.zone.to_fixed_offset()) {
+            (Some(name), _) => f.write_str(name),
+            (None, Ok(offset)) => {
+                let minutes = offset.seconds() / 60;
+                let sign = if minutes < 0 { '-' } else { '+' };
+                let minutes = minutes.unsigned_abs();
+                write!(f, "{sign}{:02}:{:02}", minutes / 60, minutes % 60)
+            }
+            (None, Err(_)) => Ok(()),
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use common::{acl, described, effort, filter, name, policy, small, who};
-use portcullis_acl::tools::{Circumstances, diff, effective, expect, explain};
+use portcullis_acl::tools::{
+    Change, Circumstances, Kind, diff, diff_live, effective, expect, explain,
+};
 use portcullis_acl::{Acl, Act, Effect, Policy, Source, Sources};
-use portcullis_core::hook::{Action, Authorizer, Cover, Decision, MessageFacts, Rule};
+use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Grants, MessageFacts, Rule};
 use portcullis_core::wire::QoS;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -168,10 +170,79 @@ deny = [\"publish cam/c1/state\"]
     assert_eq!(
         changes,
         [
-            "role:camera gains publish cam/{name}/image, when payload <= '512 KiB'",
-            "role:camera loses publish cam/{name}/image, when payload <= '256 KiB'",
+            "role:camera gains publish cam/{name}/image, when payload > '256 KiB' && payload <= '512 KiB'",
         ]
     );
+}
+
+fn changes(found: &[Change]) -> Vec<String> {
+    found.iter().map(ToString::to_string).collect()
+}
+
+/// For live clients a diff names the messages that it is about.
+#[test]
+fn a_live_diff_says_for_which_messages_a_right_changes() {
+    let mut inside = described("cert:c1", "c1", &["camera"]);
+    inside.listener = "inside".into();
+    let clients = [
+        inside.snapshot().unwrap(),
+        who("cert:c2", "c2", &["camera"]),
+        who("user:v", "v", &["viewer"]),
+    ];
+    let old = policy(CAMERAS);
+    let live = |new: &str| {
+        let new = policy(new);
+        changes(&diff_live(&old, &new, &clients, std::time::UNIX_EPOCH))
+    };
+    assert_eq!(live(CAMERAS), [""; 0]);
+    assert_eq!(
+        live(&CAMERAS.replace("256 KiB", "512 KiB")),
+        ["cert:c1 gains publish cam/c1/image, when payload > '256 KiB' && payload <= '512 KiB'"],
+        "c2 is on the internet, where the deny line holds"
+    );
+    assert_eq!(
+        live(&CAMERAS.replace(
+            "cam/#,             subscribe, allow, qos <= 1",
+            "cam/#, subscribe, allow"
+        )),
+        ["user:v gains subscribe cam/#, when qos == 2"]
+    );
+    assert_eq!(
+        live(&CAMERAS.replace(
+            "qos <= 1 && payload <= '1 KiB'",
+            "qos <= 0 && payload <= '512 B'"
+        )),
+        [
+            "cert:c1 loses publish cam/c1/state, when qos <= 0 && payload > '512 B' && payload <= '1 KiB'",
+            "cert:c1 loses publish cam/c1/state, when qos == 1 && payload <= '1 KiB'",
+            "cert:c2 loses publish cam/c2/state, when qos <= 0 && payload > '512 B' && payload <= '1 KiB'",
+            "cert:c2 loses publish cam/c2/state, when qos == 1 && payload <= '1 KiB'",
+        ]
+    );
+}
+
+/// Bounds are parted from what a condition asks of the client.
+#[test]
+fn a_diff_over_all_topics_keeps_bounds_and_other_conditions_apart() {
+    let diffs = |old: &str, new: &str| changes(&diff(&policy(old), &policy(new)));
+    let line = |cond: &str| format!("p, role:x, t/#, publish, allow, \"{cond}\"");
+    assert_eq!(
+        diffs(
+            &line("listener == 'a' && payload <= '1 KiB'"),
+            &line("payload <= '2 KiB' && listener == 'a'"),
+        ),
+        [
+            "role:x gains publish t/#, when listener == 'a' && payload > '1 KiB' && payload <= '2 KiB'"
+        ]
+    );
+    assert_eq!(
+        diffs(&line("qos <= 1"), &line("listener == 'a' || name == 'b'")),
+        [
+            "role:x gains publish t/#, when (listener == 'a' || name == 'b') && qos == 2",
+            "role:x loses publish t/#, when qos <= 1",
+        ]
+    );
+    assert_eq!(diffs(&line("qos <= 1"), &line("!(qos > 1)")), [""; 0]);
 }
 
 #[test]
@@ -270,6 +341,56 @@ proptest! {
                         let same = !alike.holds(*qos, *payload as usize) || other == answer;
                         prop_assert!(same, "{text} {act} {topic} {alike:?} {qos:?} {payload}");
                     }
+                }
+            }
+        }
+    }
+
+    /// What a live diff says changes does, and what changes it says.
+    #[test]
+    fn a_live_diff_is_exact_about_topics_and_messages(
+        old in prop::collection::vec(line(), 1..7),
+        new in prop::collection::vec(line(), 1..7),
+    ) {
+        let policies = [old, new].map(|lines| Arc::new(policy(&lines.join("\n"))));
+        let client = who("cert:a", "c", &["x"]);
+        let [before, after] =
+            policies.each_ref().map(|policy| Acl::new(Arc::clone(policy)).grants(&client));
+        let [old, new] = &policies;
+        let live = std::slice::from_ref(&client);
+        let changes = diff_live(old, new, live, std::time::UNIX_EPOCH);
+        for (act, action) in [(Act::Publish, Action::Publish), (Act::Subscribe, Action::Receive)] {
+            let of_act = || changes.iter().filter(|change| change.act == act);
+            for (qos, payload) in LEVELS.iter().flat_map(|q| SIZES.map(|size| (*q, size))) {
+                let moved = |topic: &str| {
+                    let message = MessageFacts::new(qos, payload as usize);
+                    let may = |grants: &Arc<dyn Grants>| {
+                        grants.decide(action, name(topic), &message).is_allowed()
+                    };
+                    match (may(&before), may(&after)) {
+                        (false, true) => Some(Kind::Gains),
+                        (true, false) => Some(Kind::Loses),
+                        (false, false) | (true, true) => None,
+                    }
+                };
+                let about = |change: &Change| {
+                    let when = change.when.iter().map(|when| format!(", \"{when}\""));
+                    let asked = format!("p, *, x, publish, allow{}", when.collect::<String>());
+                    let message = Circumstances { at: None, qos, payload };
+                    !effective(&policy(&asked), &client, message).is_empty()
+                };
+                for change in of_act().filter(|change| about(change)) {
+                    // In an example `+` is a level that no line names.
+                    let topic = change.example.replace('+', "z").replace('#', "z");
+                    prop_assert_eq!(moved(&topic), Some(change.kind), "{} {:?} {}", change, qos, payload);
+                }
+                for topic in TOPICS {
+                    let said = of_act().any(|change| {
+                        Some(change.kind) == moved(topic)
+                            && portcullis_core::topic::matches(&change.pattern, topic)
+                            && about(change)
+                    });
+                    prop_assert_eq!(said, moved(topic).is_some(), "{:?} {}", changes, topic);
                 }
             }
         }

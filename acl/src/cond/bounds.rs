@@ -1,5 +1,8 @@
 //! Bounds on messages: `qos <= 1 && payload <= '64 KiB'`.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use portcullis_core::hook::MessageFacts;
 use portcullis_core::wire::QoS;
 
@@ -13,7 +16,7 @@ const UNITS: [(&str, u64); 4] = [
 ];
 
 /// The messages between two `QoS` and two sizes of payload, ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Bounds {
     /// As numbers: 0 to 2.
     qos: (u8, u8),
@@ -129,6 +132,11 @@ impl Bounds {
         self.qos.0 > 0 || self.payload.0 > 0
     }
 
+    /// Whether all messages within the others are within these.
+    pub(crate) fn contain(self, others: Self) -> bool {
+        self.and(others) == others
+    }
+
     /// Whether a message of this `QoS` and size is within.
     pub(crate) fn within(self, qos: QoS, payload: u32) -> bool {
         self.hold(&MessageFacts::new(qos, payload as usize))
@@ -165,6 +173,123 @@ impl Bounds {
     }
 }
 
+/// As a condition says it; nothing for all messages.
+impl fmt::Display for Bounds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let qos = match self.qos {
+            (0, 2) => String::new(),
+            (0, most) => format!("qos <= {most}"),
+            (least, most) if least == most => format!("qos == {least}"),
+            (least, _) => format!("qos >= {least}"),
+        };
+        let below = |least: u32| text(least.saturating_sub(1));
+        let payload = match self.payload {
+            (0, u32::MAX) => String::new(),
+            (0, most) => format!("payload <= '{}'", text(most)),
+            (least, u32::MAX) => format!("payload > '{}'", below(least)),
+            (least, most) if least == most => format!("payload == '{}'", text(most)),
+            (least, most) => {
+                format!(
+                    "payload > '{}' && payload <= '{}'",
+                    below(least),
+                    text(most)
+                )
+            }
+        };
+        let joint = if qos.is_empty() || payload.is_empty() {
+            ""
+        } else {
+            " && "
+        };
+        write!(f, "{qos}{joint}{payload}")
+    }
+}
+
+/// A size as conditions write it, in the largest unit that fits.
+fn text(bytes: u32) -> String {
+    let units = UNITS.iter().rev();
+    let fitting = units
+        .map(|(name, scale)| (name, u64::from(bytes) / scale, u64::from(bytes) % scale))
+        .find(|(name, count, rest)| (*count > 0 && *rest == 0) || **name == "B");
+    fitting.map_or_else(String::new, |(name, count, _)| format!("{count} {name}"))
+}
+
+/// The kinds of messages that some bounds tell apart: a grid over `QoS` and sizes.
+pub(crate) struct Kinds {
+    /// Where the next kind begins; the first is 0.
+    qos: Vec<u8>,
+    /// The same, bytes.
+    payload: Vec<u32>,
+}
+
+/// One of them, by its place in both directions.
+pub(crate) type Kind = (usize, usize);
+
+impl Kinds {
+    pub(crate) fn of(bounds: impl IntoIterator<Item = Bounds>) -> Self {
+        let (mut qos, mut payload) = (BTreeSet::from([0]), BTreeSet::from([0]));
+        for bounds in bounds {
+            qos.extend([bounds.qos.0, bounds.qos.1 + 1]);
+            payload.insert(bounds.payload.0);
+            payload.extend(bounds.payload.1.checked_add(1));
+        }
+        Self {
+            qos: qos.into_iter().filter(|level| *level <= 2).collect(),
+            payload: payload.into_iter().collect(),
+        }
+    }
+
+    /// Each, and the bounds that hold for its messages and no others.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Kind, Bounds)> {
+        let places = (0..self.qos.len()).flat_map(|q| (0..self.payload.len()).map(move |p| (q, p)));
+        places.map(|(q, p)| ((q, p), self.span((q, q), (p, p))))
+    }
+
+    fn span(&self, qos: Kind, payload: Kind) -> Bounds {
+        let level = |at: usize| self.qos.get(at).copied();
+        let size = |at: usize| self.payload.get(at).copied();
+        Bounds {
+            qos: (
+                level(qos.0).unwrap_or(0),
+                level(qos.1 + 1).map_or(2, |next| next - 1),
+            ),
+            payload: (
+                size(payload.0).unwrap_or(0),
+                size(payload.1 + 1).map_or(u32::MAX, |next| next - 1),
+            ),
+        }
+    }
+
+    /// Some of them as bounds, few and without overlap.
+    pub(crate) fn joined(&self, some: &BTreeSet<Kind>) -> Vec<Bounds> {
+        let mut joined: Vec<(Kind, Kind)> = Vec::new();
+        for q in 0..self.qos.len() {
+            let mut run: Option<Kind> = None;
+            for p in 0..=self.payload.len() {
+                match (some.contains(&(q, p)), run) {
+                    (true, None) => run = Some((p, p)),
+                    (true, Some((first, _))) => run = Some((first, p)),
+                    (false, None) => {}
+                    (false, Some(sizes)) => {
+                        let above = joined.iter_mut();
+                        let mut above =
+                            above.filter(|(qos, known)| *known == sizes && qos.1 + 1 == q);
+                        match above.next() {
+                            Some((qos, _)) => qos.1 = q,
+                            None => joined.push(((q, q), sizes)),
+                        }
+                        run = None;
+                    }
+                }
+            }
+        }
+        joined
+            .into_iter()
+            .map(|(qos, payload)| self.span(qos, payload))
+            .collect()
+    }
+}
+
 /// Bytes, written with a unit.
 ///
 /// # Errors
@@ -192,5 +317,70 @@ fn level(number: u8) -> Option<QoS> {
         0 => Some(QoS::AtMostOnce),
         1 => Some(QoS::AtLeastOnce),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bounds(qos: (u8, u8), payload: (u32, u32)) -> Bounds {
+        Bounds { qos, payload }
+    }
+
+    #[test]
+    fn bounds_are_written_as_conditions_are() {
+        for (qos, payload, text) in [
+            ((0, 2), (0, u32::MAX), ""),
+            ((0, 1), (0, u32::MAX), "qos <= 1"),
+            ((1, 2), (0, 1 << 16), "qos >= 1 && payload <= '64 KiB'"),
+            ((1, 1), (1025, u32::MAX), "qos == 1 && payload > '1 KiB'"),
+            (
+                (0, 2),
+                (11, 3 << 20),
+                "payload > '10 B' && payload <= '3 MiB'",
+            ),
+            ((0, 0), (0, 0), "qos <= 0 && payload <= '0 B'"),
+            ((2, 2), (7, 7), "qos == 2 && payload == '7 B'"),
+        ] {
+            let written = bounds(qos, payload);
+            assert_eq!(written.to_string(), text);
+            if !text.is_empty() {
+                let mut conditions = crate::cond::Conditions::default();
+                let number = conditions.number(text).map_err(|c| c.message).unwrap();
+                assert_eq!(conditions.bounds(Some(number)), written, "and read");
+            }
+        }
+    }
+
+    #[test]
+    fn kinds_part_all_messages_and_join_again() {
+        let given = [
+            bounds((0, 1), (0, u32::MAX)),
+            bounds((0, 2), (0, 10)),
+            bounds((2, 2), (21, u32::MAX)),
+        ];
+        let kinds = Kinds::of(given);
+        let all: Vec<_> = kinds.all().collect();
+        assert_eq!(all.len(), 2 * 3);
+        for (_, kind) in &all {
+            for given in given {
+                let apart = given.and(*kind).is_empty();
+                assert!(given.contain(*kind) || apart, "{kind} in {given}");
+            }
+        }
+        let some = |chosen: fn(&Bounds) -> bool| {
+            let some = all.iter().filter(|(_, kind)| chosen(kind));
+            let some = some.map(|(place, _)| *place).collect();
+            let joined = kinds.joined(&some).into_iter();
+            joined.map(|bounds| bounds.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(some(|_| true), [""]);
+        assert_eq!(some(|_| false), [""; 0]);
+        assert_eq!(some(|kind| kind.payload.1 == 10), ["payload <= '10 B'"]);
+        assert_eq!(
+            some(|kind| kind.qos.1 == 1 || kind.payload.0 == 21),
+            ["qos <= 1", "qos == 2 && payload > '20 B'"]
+        );
     }
 }

@@ -16,6 +16,7 @@ mod bounds;
 mod parse;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -26,7 +27,7 @@ use crate::pattern::Slot;
 use crate::policy::Effect;
 use crate::window::Window;
 
-pub(crate) use bounds::{Bounds, size};
+pub(crate) use bounds::{Bounds, Kinds, size};
 
 /// Most different bounds on messages in one policy: each is asked about by itself.
 const MAX_BOUNDS: usize = 32;
@@ -128,6 +129,14 @@ impl Conditions {
         self.list.get(number as usize).map_or("", |c| &c.text)
     }
 
+    /// What a condition asks of the client and the time, in one spelling; `None` if nothing.
+    pub(crate) fn of_client(&self, number: u32) -> Option<String> {
+        match &self.list.get(number as usize)?.expr {
+            Expr::All(parts) if parts.is_empty() => None,
+            expr => Some(expr.text(&self.windows)),
+        }
+    }
+
     /// The messages that a line with this condition is about.
     pub(crate) fn bounds(&self, number: Option<u32>) -> Bounds {
         let condition = number.and_then(|number| self.list.get(number as usize));
@@ -192,6 +201,41 @@ impl Expr {
         }
     }
 
+    /// As a condition; equal for expressions that differ in spelling alone.
+    fn text(&self, windows: &[Window]) -> String {
+        let inside = |part: &Self| match part {
+            Self::Any(_) => format!("({})", part.text(windows)),
+            _ => part.text(windows),
+        };
+        let joined = |parts: &[Self], joint: &str| {
+            let parts: Vec<String> = parts.iter().map(inside).collect();
+            parts.join(joint)
+        };
+        match self {
+            Self::All(parts) => joined(parts, " && "),
+            Self::Any(parts) => joined(parts, " || "),
+            Self::Not(part) => format!("!({})", part.text(windows)),
+            Self::Is(slot, values) => {
+                let slot = slot.to_string();
+                let slot = slot.trim_matches(['{', '}']);
+                match values.as_slice() {
+                    [only] => format!("{slot} == '{only}'"),
+                    several => format!("{slot} in {}", list(several)),
+                }
+            }
+            Self::Source(networks) => format!("source in {}", list(networks)),
+            Self::Time(numbers) => {
+                let windows = numbers.iter().filter_map(|number| windows.get(*number));
+                match windows.collect::<Vec<_>>().as_slice() {
+                    [only] => format!("time {} '{only}'", only.word()),
+                    several => format!("time in {}", list(several)),
+                }
+            }
+            // Taken out when the condition was read.
+            Self::Message(bounds) => bounds.to_string(),
+        }
+    }
+
     fn slots<'a>(&'a self, found: &mut Vec<&'a Slot>) {
         match self {
             Self::All(parts) | Self::Any(parts) => {
@@ -204,6 +248,12 @@ impl Expr {
             Self::Source(_) | Self::Time(_) | Self::Message(_) => {}
         }
     }
+}
+
+/// `['x', 'y']`
+fn list<T: fmt::Display>(texts: &[T]) -> String {
+    let quoted: Vec<String> = texts.iter().map(|text| format!("'{text}'")).collect();
+    format!("[{}]", quoted.join(", "))
 }
 
 /// Addresses with a common beginning.
@@ -257,8 +307,24 @@ impl Network {
         Ok(network)
     }
 
+    /// As an address and its length.
+    fn parts(self) -> (IpAddr, u32) {
+        let length = self.mask.leading_ones();
+        match IpAddr::V6(self.bits.into()).to_canonical() {
+            v4 @ IpAddr::V4(_) => (v4, length.saturating_sub(96)),
+            v6 @ IpAddr::V6(_) => (v6, length),
+        }
+    }
+
     fn holds(self, address: IpAddr) -> bool {
         bits(address) & self.mask == self.bits
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (address, length) = self.parts();
+        write!(f, "{address}/{length}")
     }
 }
 
@@ -364,6 +430,53 @@ mod tests {
             assert!(!bounds.within(beyond.0, beyond.1), "{text}");
             // What is left of it is about the client alone.
             assert_eq!(say(text, &client()), Truth::Yes, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_the_client_has_one_spelling_that_means_the_same() {
+        for (text, spelling) in [
+            ("qos <= 1", None),
+            ("name=='a'", Some("name == 'a'")),
+            (
+                "(name == 'a') && qos <= 1 && listener in ['x','y']",
+                Some("name == 'a' && listener in ['x', 'y']"),
+            ),
+            (
+                "name == 'a' && (cert.ou == 'x' || !(claim.a.b == 'y'))",
+                Some("name == 'a' && (cert.ou == 'x' || !(claim.a.b == 'y'))"),
+            ),
+            (
+                "name == 'a' || name == 'b' && name != 'c'",
+                Some("name == 'a' || name == 'b' && !(name == 'c')"),
+            ),
+            ("source == '10.1.2.3'", Some("source in ['10.1.2.3/32']")),
+            (
+                "source in ['0.0.0.0/0', '::/0', '2001:db8::/32']",
+                Some("source in ['0.0.0.0/0', '::/0', '2001:db8::/32']"),
+            ),
+            (
+                "time in '00:00-24:00 UTC'",
+                Some("time in '00:00-24:00 UTC'"),
+            ),
+            (
+                "time in ['Mon-Wed 22:30-06:00 +02:00','Sun 01:00-02:00 Europe/Berlin']",
+                Some("time in ['Mon,Tue,Wed 22:30-06:00 +02:00', 'Sun 01:00-02:00 Europe/Berlin']"),
+            ),
+            (
+                "time before '2026-12-01T07:00:00+01:00'",
+                Some("time before '2026-12-01T06:00:00Z'"),
+            ),
+        ] {
+            let mut conditions = Conditions::default();
+            let mut read = |text: &str| {
+                let number = conditions.number(text).map_err(|c| c.message).unwrap();
+                conditions.of_client(number)
+            };
+            assert_eq!(read(text).as_deref(), spelling, "{text}");
+            if let Some(spelling) = spelling {
+                assert_eq!(read(spelling).as_deref(), Some(spelling), "{text}");
+            }
         }
     }
 
