@@ -161,6 +161,7 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
         cli::Action::Share => Act::Share,
     };
     let snapshot = who.snapshot()?;
+    let (lessons, _) = wiring::lessons(&config, SystemTime::now())?;
     let answer = explain(
         &policy,
         &snapshot,
@@ -168,6 +169,7 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
             at: Some(question.at.unwrap_or_else(SystemTime::now)),
             qos: question.qos,
             payload: question.payload,
+            lessons: &lessons,
         },
         act,
         &question.topic,

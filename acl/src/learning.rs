@@ -27,7 +27,7 @@ use crate::trie::{Asked, NONE, Trie};
 pub const MAX_LEARNED: usize = 10_000;
 
 /// Stands for the lesson where a rule is named.
-const LESSON: u32 = NONE - 1;
+pub(crate) const LESSON: u32 = NONE - 1;
 
 /// A listener that learns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,11 @@ impl Lesson {
     /// A topic that is no filter.
     pub fn check(&self) -> Result<(), String> {
         self.trie().map(drop)
+    }
+
+    /// Whether it is about this listener, and not over; nobody knows without a time.
+    pub(crate) fn runs(&self, listener: &str, at: Option<SystemTime>) -> bool {
+        self.listener == listener && at.is_some_and(|at| at < self.until)
     }
 
     fn trie(&self) -> Result<Trie, String> {
@@ -131,18 +136,16 @@ impl Lessons {
         own: Arc<ClientGrants>,
         who: &Snapshot,
         at: Option<SystemTime>,
-    ) -> Result<Arc<dyn Grants>, Arc<ClientGrants>> {
-        let running = self.list.iter().find(|(lesson, _)| {
-            *lesson.listener == *who.listener && at.is_some_and(|at| at < lesson.until)
-        });
-        match running {
-            None => Err(own),
-            Some((_, lesson)) => Ok(Arc::new(Pupil {
+    ) -> Arc<dyn Grants> {
+        let mut lessons = self.list.iter();
+        match lessons.find(|(lesson, _)| lesson.runs(&who.listener, at)) {
+            None => own,
+            Some((_, lesson)) => Arc::new(Pupil {
                 own,
                 lesson: Arc::clone(lesson),
                 who: who.clone(),
                 notes: Arc::clone(&self.notes),
-            })),
+            }),
         }
     }
 

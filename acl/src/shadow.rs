@@ -1,5 +1,6 @@
 //! Shadow mode: a candidate policy is asked everything that the active one is asked, and what it
-//! would have said differently is counted. It never decides.
+//! would have said differently is counted. It never decides. Where a listener learns, it is compared
+//! with what learning allows: that shows what a draft still lacks.
 //!
 //! Costs nothing when there is no candidate: clients then hold the plain grants. With one, each
 //! question is asked twice, and only a difference takes a lock, which nobody waits for: what cannot
@@ -20,6 +21,7 @@ use portcullis_core::hook::{
 use portcullis_core::topic::{TopicFilter, TopicName};
 
 use crate::compile::{ClientGrants, Compiled};
+use crate::learning::LESSON;
 use crate::policy::{Act, Policy};
 
 /// Most rows of the table; each holds a principal, a rule and a topic, at most some 1.5 KiB.
@@ -50,10 +52,11 @@ struct Key {
     rule: Option<Named>,
 }
 
-/// A rule of one of the two policies.
+/// A rule of one of the two policies, or none of them: a lesson.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Named {
     Active(u32),
+    Lesson,
     Candidate(u32),
 }
 
@@ -109,6 +112,7 @@ impl Shadow {
                 gains: key.gains,
                 rule: match key.rule {
                     Some(Named::Active(rule)) => active.describe(Rule(rule)),
+                    Some(Named::Lesson) => "the listener is learning".to_owned(),
                     Some(Named::Candidate(rule)) => candidate.describe(Rule(rule)),
                     None => String::new(),
                 },
@@ -133,8 +137,8 @@ impl Shadow {
         self.differences.total.load(Ordering::Relaxed)
     }
 
-    /// The active grants, with the candidate's beside them.
-    pub(crate) fn beside(&self, active: Arc<ClientGrants>, who: &Snapshot) -> Arc<dyn Grants> {
+    /// The grants that decide, with the candidate's beside them.
+    pub(crate) fn beside(&self, active: Arc<dyn Grants>, who: &Snapshot) -> Arc<dyn Grants> {
         Arc::new(Shadowed {
             active,
             candidate: self.candidate.grants(who),
@@ -166,9 +170,9 @@ impl Differences {
     }
 }
 
-/// Grants that answer by the active policy and note what the candidate would have said.
+/// Grants that answer by what is in force and note what the candidate would have said.
 struct Shadowed {
-    active: Arc<ClientGrants>,
+    active: Arc<dyn Grants>,
     candidate: Arc<ClientGrants>,
     principal: Principal,
     differences: Arc<Differences>,
@@ -182,6 +186,7 @@ impl Shadowed {
         let rule = match (active, candidate) {
             (Decision::Deny(rule), _) => Some(Named::Active(rule.0)),
             (_, Decision::Deny(rule) | Decision::Allow(rule)) => Some(Named::Candidate(rule.0)),
+            (Decision::Allow(Rule(LESSON)), _) => Some(Named::Lesson),
             (Decision::Allow(rule), _) => Some(Named::Active(rule.0)),
             (Decision::Silent, Decision::Silent) => None,
         };

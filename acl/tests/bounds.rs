@@ -122,6 +122,7 @@ fn the_tools_know_messages() {
             at: None,
             qos,
             payload,
+            lessons: &[],
         };
         explain(
             &policy,
@@ -317,7 +318,7 @@ proptest! {
             for topic in TOPICS {
                 let mut answers = Vec::new();
                 for (qos, payload) in LEVELS.iter().flat_map(|q| SIZES.map(|size| (*q, size))) {
-                    let circumstances = Circumstances { at: None, qos, payload };
+                    let circumstances = Circumstances { at: None, qos, payload, lessons: &[] };
                     let rules = effective(&policy, &client, circumstances);
                     let of = |effect| {
                         let fits = |r: &&portcullis_acl::tools::Effective| {
@@ -376,12 +377,12 @@ proptest! {
                 let about = |change: &Change| {
                     let when = change.when.iter().map(|when| format!(", \"{when}\""));
                     let asked = format!("p, *, x, publish, allow{}", when.collect::<String>());
-                    let message = Circumstances { at: None, qos, payload };
+                    let message = Circumstances { at: None, qos, payload, lessons: &[] };
                     !effective(&policy(&asked), &client, message).is_empty()
                 };
                 for change in of_act().filter(|change| about(change)) {
                     // In an example `+` is a level that no line names.
-                    let topic = change.example.replace('+', "z").replace('#', "z");
+                    let topic = change.example.replace(['+', '#'], "z");
                     prop_assert_eq!(moved(&topic), Some(change.kind), "{} {:?} {}", change, qos, payload);
                 }
                 for topic in TOPICS {

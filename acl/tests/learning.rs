@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use common::{acl, described, effort, filter, name, policy, small};
+use portcullis_acl::tools::{Circumstances, Who, explain};
 use portcullis_acl::{Acl, Act, Lesson, MAX_LEARNED};
 use portcullis_core::hook::{Action, Authorizer, Cover, Decision, Grants};
 
@@ -128,6 +129,63 @@ fn it_ends_by_the_clock_whatever_the_policy_does_meanwhile() {
     assert!(acl.lessons().is_empty());
     acl.replace(policy(POLICY));
     assert!(!may());
+}
+
+#[test]
+fn explain_tells_what_learning_allows_and_until_when() {
+    let lessons = [Lesson {
+        listener: "bench".into(),
+        until: start() + Duration::from_hours(1),
+        topics: vec!["line/#".into()],
+    }];
+    let mut who = described("cert:a", "c", &[]);
+    who.listener = "bench".into();
+    let policy = policy(POLICY);
+    let ask = |who: &Who, at, act, topic: &str| {
+        let circumstances = Circumstances {
+            lessons: &lessons,
+            ..Circumstances::from(Some(at))
+        };
+        explain(&policy, &who.snapshot().unwrap(), circumstances, act, topic).unwrap()
+    };
+    let end = start() + Duration::from_hours(1);
+    // As the compiled grants answer, and by the same reason.
+    let acl = school();
+    let grants = on(&acl, "bench");
+    for (act, topic, taught) in [
+        (Act::Publish, "line/speed", true),
+        (Act::Publish, "line/own", false),
+        (Act::Publish, "line/doors/1", false),
+        (Act::Publish, "$SYS/x", false),
+        (Act::Subscribe, "line/speed", true),
+        (Act::Subscribe, "line/+/set", false),
+        (Act::Subscribe, "line/a/#", true),
+        (Act::Subscribe, "#", false),
+        (Act::Share, "line", false),
+    ] {
+        let said = ask(&who, start(), act, topic);
+        assert_eq!(said.lesson.is_some(), taught, "{said}");
+        let allowed = match act {
+            Act::Subscribe => grants.cover(filter(topic), &small(), &effort()) == Cover::Full,
+            Act::Share => grants.share(topic).is_allowed(),
+            Act::Publish | Act::Retain | Act::Will => grants
+                .decide(Action::Publish, name(topic), &small())
+                .is_allowed(),
+        };
+        assert_eq!(said.allowed, allowed, "{said}");
+        if taught {
+            assert!(said.allowed, "{said}");
+            let said = said.to_string();
+            assert!(
+                said.contains("the listener learns until 2026-11-24T01:00:00Z"),
+                "{said}"
+            );
+            assert!(said.contains("it is refused afterwards: "), "{said}");
+        }
+        assert_eq!(ask(&who, end, act, topic).lesson, None, "it is over");
+    }
+    who.listener = "internet".into();
+    assert_eq!(ask(&who, start(), Act::Publish, "line/speed").lesson, None);
 }
 
 /// Before the first look at the clock nobody knows whether it is over.

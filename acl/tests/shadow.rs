@@ -5,7 +5,9 @@
 mod common;
 
 use common::{acl, effort, filter, name, policy, small, who};
-use portcullis_acl::{Act, MAX_DIFFERENCES};
+use std::time::{Duration, SystemTime};
+
+use portcullis_acl::{Act, Lesson, MAX_DIFFERENCES};
 use portcullis_core::hook::{Action, Authorizer, Cover};
 
 const ACTIVE: &str =
@@ -86,6 +88,59 @@ fn differences_are_counted_by_principal_action_and_rule() {
     );
     let first = report.differences.first().unwrap();
     assert_eq!(first.rule, "policy.csv:3 \"p, *, t/secret, publish, deny\"");
+}
+
+/// What a draft still lacks: what a listener allows because it learns is compared, too.
+#[test]
+fn a_candidate_is_compared_with_what_a_listener_allows_that_learns() {
+    let acl = acl(ACTIVE);
+    let now = SystemTime::UNIX_EPOCH;
+    acl.tick(now);
+    acl.teach(vec![Lesson {
+        listener: "internet".into(),
+        until: now + Duration::from_hours(1),
+        topics: vec!["line/#".into()],
+    }])
+    .unwrap();
+    let draft =
+        format!("{ACTIVE}\np, *, line/speed, publish, allow\np, *, line/a, subscribe, allow");
+    acl.shadow(Some(policy(&draft).into()));
+    let grants = acl.grants(&who("cert:a", "c", &[]));
+    for topic in ["line/speed", "line/doors", "t/x"] {
+        assert!(
+            grants
+                .decide(Action::Publish, name(topic), &small())
+                .is_allowed(),
+            "{topic}: it never decides"
+        );
+    }
+    for wanted in ["line/a", "line/b"] {
+        assert_eq!(
+            grants.cover(filter(wanted), &small(), &effort()),
+            Cover::Full
+        );
+    }
+    let mut said: Vec<_> = acl
+        .differences()
+        .unwrap()
+        .differences
+        .into_iter()
+        .map(|one| (one.act, one.gains, one.example, one.rule))
+        .collect();
+    said.sort();
+    assert_eq!(
+        said,
+        [
+            (
+                Act::Publish,
+                false,
+                "line/doors".to_owned(),
+                "the listener is learning".to_owned()
+            ),
+            (Act::Subscribe, false, "line/b".to_owned(), String::new()),
+        ]
+    );
+    assert_eq!(acl.learned().len(), 4, "and it is noted as ever");
 }
 
 /// Rule 9: the table is bounded, and what does not fit is counted.

@@ -316,6 +316,30 @@ fn check_warns_of_a_listener_that_learns_and_refuses_one_that_would_for_long() {
         assert_eq!(said.code(), Some(code), "{said:?}");
         assert!(said.all().contains(says), "{said:?}");
         assert!(said.all().contains("portcullis.toml:"), "{said:?}");
+        if code == 0 {
+            let config = setup.config();
+            let explain = |listener: &str| {
+                let config = config.to_str().unwrap();
+                setup.portcullis(&[
+                    "policy",
+                    "explain",
+                    "--config",
+                    config,
+                    "--principal",
+                    "user:anna",
+                    "--listener",
+                    listener,
+                    "publish",
+                    "plant/x",
+                ])
+            };
+            let taught = explain("local").succeeded().out;
+            assert!(
+                taught.contains("by no line: the listener learns until"),
+                "{taught}"
+            );
+            explain("main").failed();
+        }
     }
 }
 

@@ -310,7 +310,7 @@ fn expectations(test: &Test) -> Vec<(Expected, &Spanned<String>)> {
 fn hold(
     policy: &Policy,
     who: &portcullis_core::hook::Snapshot,
-    circumstances: Circumstances,
+    circumstances: Circumstances<'_>,
     expected: Expected,
     words: &str,
 ) -> Result<(), String> {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::time::SystemTime;
 
+use jiff::Timestamp;
 use portcullis_core::hook::{Cover, Snapshot};
-use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
+use portcullis_core::topic::{self, TopicFilter, TopicLimits, TopicName};
 
 use super::{Circumstances, Effective, effective, plain, rules, substituted};
 use crate::algebra::{self, View, WORK};
+use crate::learning::{LESSON, Lesson};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
 use crate::trie::{Asked, Trie};
@@ -26,6 +29,8 @@ pub struct Explanation {
     pub cover: Option<Cover>,
     /// The line that decided, with its place; `None` where no line speaks.
     pub rule: Option<String>,
+    /// No line speaks, and the client's listener learns: until when.
+    pub lesson: Option<SystemTime>,
     /// How the client comes to that line: itself, or the `g` lines between.
     pub because: Option<String>,
     /// Placeholders of the lines that count, with what they stand for; `None`: missing or unsafe.
@@ -47,9 +52,17 @@ impl fmt::Display for Explanation {
             (false, _) => "denied",
         };
         writeln!(f, "{}: {answer}", self.question)?;
-        match &self.rule {
-            Some(rule) => writeln!(f, "  by {rule}")?,
-            None => writeln!(f, "  no line decides it")?,
+        match (&self.rule, self.lesson) {
+            (_, Some(until)) => {
+                let until =
+                    Timestamp::try_from(until).map_or_else(|_| String::new(), |t| t.to_string());
+                writeln!(
+                    f,
+                    "  by no line: the listener learns until {until}, and records it"
+                )?;
+            }
+            (Some(rule), None) => writeln!(f, "  by {rule}")?,
+            (None, None) => writeln!(f, "  no line decides it")?,
         }
         if let Some(because) = &self.because {
             writeln!(f, "  through {because}")?;
@@ -68,19 +81,22 @@ impl fmt::Display for Explanation {
 }
 
 /// Answers whether `who` may do `act` on `topic` (a topic name; for `subscribe` a filter; for
-/// `share` a group) in these circumstances, and why.
+/// `share` a group) in these circumstances, and why; what a listener allows that learns included.
 ///
 /// # Errors
 ///
 /// Text that is not a topic name, filter or group, and why not.
-pub fn explain(
+pub fn explain<'a>(
     policy: &Policy,
     who: &Snapshot,
-    circumstances: impl Into<Circumstances>,
+    circumstances: impl Into<Circumstances<'a>>,
     act: Act,
     topic: &str,
 ) -> Result<Explanation, String> {
     check(act, topic)?;
+    let circumstances = circumstances.into();
+    let mut lessons = circumstances.lessons.iter();
+    let lesson = lessons.find(|lesson| lesson.runs(&who.listener, circumstances.at));
     let rules = effective(policy, who, circumstances);
     let of_act: Vec<&Effective> = rules.iter().filter(|rule| rule.act == act).collect();
     let mut explanation = Explanation {
@@ -88,16 +104,44 @@ pub fn explain(
         allowed: false,
         cover: None,
         rule: None,
+        lesson: None,
         because: None,
         values: values(policy, who, &of_act),
         change: Vec::new(),
     };
     let filter = TopicFilter::new(topic, TopicLimits::default()).ok();
-    match filter.filter(|filter| act == Act::Subscribe && filter.has_wildcard()) {
-        Some(filter) => subscription(policy, who, filter.filter(), &of_act, &mut explanation),
-        None => concrete(policy, who, act, topic, &rules, &mut explanation),
+    let wide = filter.filter(|filter| act == Act::Subscribe && filter.has_wildcard());
+    if let Some(filter) = wide {
+        let filter = filter.filter();
+        subscription(policy, who, filter, &of_act, lesson, &mut explanation);
+    } else {
+        concrete(policy, who, act, topic, &rules, &mut explanation);
+        let taught = |lesson: &&Lesson| {
+            let mut topics = lesson.topics.iter();
+            act != Act::Share && topics.any(|filter| topic::matches(filter, topic))
+        };
+        if explanation.rule.is_none()
+            && let Some(lesson) = lesson.filter(taught)
+        {
+            explanation.taught(lesson);
+            explanation.cover = explanation.cover.map(|_| Cover::Full);
+        }
     }
     Ok(explanation)
+}
+
+impl Explanation {
+    /// It is allowed by a lesson alone.
+    fn taught(&mut self, lesson: &Lesson) {
+        self.allowed = true;
+        self.lesson = Some(lesson.until);
+        // What would allow it for good.
+        for change in &mut self.change {
+            change.insert_str(0, "it is refused afterwards: ");
+        }
+        self.change
+            .push("or add a deny line that matches, which wins over any lesson".into());
+    }
 }
 
 fn check(act: Act, topic: &str) -> Result<(), String> {
@@ -251,6 +295,7 @@ fn subscription(
     who: &Snapshot,
     filter: &str,
     rules: &[&Effective],
+    lesson: Option<&Lesson>,
     out: &mut Explanation,
 ) {
     // The client's rules with its values in them: an unsafe allow is left out, an unsafe deny
@@ -261,12 +306,15 @@ fn subscription(
             trie.insert(&plain(filter), Asked::Receive, rule.effect, rule.rule.0);
         }
     }
-    let view = View {
-        tries: &[&trie],
-        values: &[],
-        asked: Asked::Receive,
+    let ask = |trie: &Trie| {
+        let view = View {
+            tries: &[trie],
+            values: &[],
+            asked: Asked::Receive,
+        };
+        algebra::ask(filter, &[view], WORK)
     };
-    let answer = algebra::ask(filter, &[view], WORK);
+    let answer = ask(&trie);
     let cover = answer.cover();
     out.cover = Some(cover);
     out.allowed = cover == Cover::Full;
@@ -304,6 +352,15 @@ fn subscription(
         if let Some(yes) = yes {
             out.change
                 .push(format!("or subscribe to what is allowed, such as {yes}"));
+        }
+    }
+    if let Some(lesson) = lesson.filter(|_| cover != Cover::Full) {
+        for topic in &lesson.topics {
+            trie.insert(&plain(topic), Asked::Receive, Effect::Allow, LESSON);
+        }
+        if ask(&trie).cover() == Cover::Full {
+            out.cover = Some(Cover::Full);
+            out.taught(lesson);
         }
     }
 }

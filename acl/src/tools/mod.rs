@@ -18,6 +18,7 @@ use portcullis_core::topic;
 use portcullis_core::wire::QoS;
 
 use crate::cond;
+use crate::learning::Lesson;
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Policy, PolicyRule};
 
@@ -101,22 +102,25 @@ impl Who {
 
 /// When something is asked, and about which message: what conditions may look at beside the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Circumstances {
+pub struct Circumstances<'a> {
     /// Without a time no time window is known to be open.
     pub at: Option<SystemTime>,
     /// The message's; of a subscription the one that is asked for.
     pub qos: QoS,
     /// The message's payload, bytes.
     pub payload: u32,
+    /// Listeners that learn. What they allow is [explained](explain()); it is no line of the policy.
+    pub lessons: &'a [Lesson],
 }
 
-/// About the smallest message, `QoS` 0 and empty.
-impl From<Option<SystemTime>> for Circumstances {
+/// About the smallest message, `QoS` 0 and empty, and without lessons.
+impl From<Option<SystemTime>> for Circumstances<'_> {
     fn from(at: Option<SystemTime>) -> Self {
         Self {
             at,
             qos: QoS::AtMostOnce,
             payload: 0,
+            lessons: &[],
         }
     }
 }
@@ -163,12 +167,14 @@ impl Effective {
 /// The rules that count for a client in these circumstances, in the order of the files. The plain
 /// reading of the policy; what is compiled is tested against it.
 #[must_use]
-pub fn effective(
+pub fn effective<'a>(
     policy: &Policy,
     who: &Snapshot,
-    circumstances: impl Into<Circumstances>,
+    circumstances: impl Into<Circumstances<'a>>,
 ) -> Vec<Effective> {
-    let Circumstances { at, qos, payload } = circumstances.into();
+    let Circumstances {
+        at, qos, payload, ..
+    } = circumstances.into();
     let conditions = &policy.conditions;
     let truths = conditions.of(who, &conditions.windows_at(at));
     rules(policy, who, |rule| {
