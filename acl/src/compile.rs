@@ -3,8 +3,9 @@
 //! What clients have in common is computed once: one trie for each set of roles, one for each
 //! principal that has lines of its own, one for each set of conditional lines that count together.
 //! Lines with the same bounds on messages are a trie too, asked after the others and only believed
-//! for messages within. A client's [`ClientGrants`] are two or three pointers and the values
-//! of the placeholders that its rules name; equal ones are shared. The tables that make this work
+//! for messages within. What counts together is held together, once for all clients. A client's
+//! [`ClientGrants`] are three pointers and the values of the placeholders that its rules name, however
+//! many lines and conditions there are; equal ones are shared. The tables that make this work
 //! are bounded: when one is full, what nobody uses leaves, and what still does not fit is built for
 //! one client alone.
 
@@ -50,17 +51,32 @@ struct Tries {
     refused: usize,
 }
 
-/// Which rules a trie has.
+/// Which rules a trie has: the unconditional ones of some subjects, and others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Which {
-    /// The unconditional ones of these subjects.
-    Of(Box<[u32]>),
-    /// These.
-    Rules(Box<[u32]>),
+struct Which {
+    subjects: Box<[u32]>,
+    rules: Box<[u32]>,
+}
+
+impl Which {
+    fn of(subjects: &[u32]) -> Self {
+        Self {
+            subjects: subjects.into(),
+            rules: Box::default(),
+        }
+    }
+
+    fn rules(rules: Vec<u32>) -> Self {
+        Self {
+            subjects: Box::default(),
+            rules: rules.into(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Known {
+    held: Map<Which, Weak<Held>>,
     by_key: Map<Key, Weak<ClientGrants>>,
     refused: usize,
 }
@@ -78,10 +94,8 @@ fn look_through(refused: &mut usize, size: usize) -> bool {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    own: Option<u32>,
-    shared: Box<[u32]>,
-    /// Conditional rules that count.
-    conditional: Box<[u32]>,
+    /// Where the lines are that are held: as long as an entry has grants, these keep them there.
+    held: [usize; 2],
     values: Box<Values>,
 }
 
@@ -104,34 +118,23 @@ impl Compiled {
     /// The grants of a client; the same for clients that no rule can tell apart.
     pub(crate) fn grants(&self, who: &Snapshot) -> Arc<ClientGrants> {
         let applicable = self.policy.applicable(who);
-        let shared = applicable.shared.into_boxed_slice();
-        let conditional = self.conditional(who, applicable.own, &shared);
-        let mut parts: Parts = SmallVec::new();
-        if !shared.is_empty() {
-            parts.push(self.trie(Which::Of(shared.clone())));
-        }
-        parts.extend(applicable.own.map(|own| self.trie(Which::Of([own].into()))));
-        let (always, bounded) = self.by_bounds(&conditional);
-        if !always.is_empty() {
-            parts.push(self.trie(Which::Rules(always.into())));
-        }
-        let tries = parts.iter().chain(bounded.iter().map(|part| &part.trie));
-        let values = self.values(who, tries);
+        let own: Box<[u32]> = applicable.own.into_iter().collect();
+        let held = [applicable.shared.into(), own].map(|subjects| self.held(who, subjects));
+        let values = self.values(who, held.iter().flat_map(|held| held.tries()));
         let key = Key {
-            own: applicable.own,
-            shared,
-            conditional,
+            held: held.each_ref().map(|held| Arc::as_ptr(held).addr()),
             values,
         };
         let mut table = self.grants.lock();
-        let Known { by_key, refused } = &mut *table;
+        let Known {
+            by_key, refused, ..
+        } = &mut *table;
         if let Some(known) = by_key.get(&key).and_then(Weak::upgrade) {
             return known;
         }
         let grants = Arc::new(ClientGrants {
             policy: Arc::clone(&self.policy),
-            parts,
-            bounded,
+            held,
             values: key.values.clone(),
         });
         if by_key.len() >= MAX_GRANTS && look_through(refused, MAX_GRANTS) {
@@ -143,24 +146,64 @@ impl Compiled {
         grants
     }
 
-    /// The conditional rules that count for a client at present.
-    fn conditional(&self, who: &Snapshot, own: Option<u32>, shared: &[u32]) -> Box<[u32]> {
-        let policy = &self.policy;
-        if policy.conditions.is_empty() {
-            return Box::default();
-        }
-        let subjects = own.iter().chain(shared);
-        let numbers = subjects.flat_map(|subject| policy.conditional_rules(*subject));
-        let numbers: Vec<u32> = numbers.copied().collect();
-        if numbers.is_empty() {
-            return Box::default();
-        }
-        let truths = policy.conditions.of(who, &self.windows);
-        let counts = |number: &u32| {
-            let rule = policy.rule(*number);
-            rule.is_some_and(|rule| Policy::in_force(rule, &truths))
+    /// The lines of some subjects that count for a client at present; the same for all clients for
+    /// whom the same count.
+    fn held(&self, who: &Snapshot, subjects: Box<[u32]>) -> Arc<Held> {
+        let conditional = self.conditional(who, &subjects);
+        let which = Which {
+            subjects,
+            rules: conditional,
         };
-        numbers.into_iter().filter(counts).collect()
+        if let Some(known) = self.grants.lock().held.get(&which).and_then(Weak::upgrade) {
+            return known;
+        }
+        let (always, bounded) = self.by_bounds(&which.rules);
+        let mut parts = Parts::new();
+        let unconditional = |subject: &u32| {
+            let policy = &self.policy;
+            policy.own_rules(*subject).len() > policy.conditional_rules(*subject).len()
+        };
+        if which.subjects.iter().any(unconditional) {
+            parts.push(self.trie(Which::of(&which.subjects)));
+        }
+        if !always.is_empty() {
+            parts.push(self.trie(Which::rules(always)));
+        }
+        let held = Arc::new(Held { parts, bounded });
+        let mut table = self.grants.lock();
+        let Known {
+            held: known,
+            refused,
+            ..
+        } = &mut *table;
+        if known.len() >= MAX_TRIES && look_through(refused, MAX_TRIES) {
+            known.retain(|_, held| held.strong_count() > 0);
+        }
+        if known.len() < MAX_TRIES {
+            known.insert(which, Arc::downgrade(&held));
+        }
+        held
+    }
+
+    /// The conditional rules of some subjects that count for a client at present.
+    fn conditional(&self, who: &Snapshot, subjects: &[u32]) -> Box<[u32]> {
+        let policy = &self.policy;
+        let numbers = subjects
+            .iter()
+            .flat_map(|subject| policy.conditional_rules(*subject));
+        // Lines with one condition stand together, more often than not.
+        let mut last = None;
+        let counts = |number: &&u32| {
+            policy.rule(**number).is_some_and(|rule| {
+                let truth = match last {
+                    Some((cond, truth)) if cond == rule.cond => truth,
+                    _ => policy.conditions.truth(rule.cond, who, &self.windows),
+                };
+                last = Some((rule.cond, truth));
+                truth.applies(rule.effect)
+            })
+        };
+        numbers.filter(counts).copied().collect()
     }
 
     /// Sorts conditional rules by the messages that they are about: those about all, and the others
@@ -186,7 +229,7 @@ impl Compiled {
         let bounded = groups.into_iter().map(|((effect, bounds), rules)| Bounded {
             effect,
             bounds,
-            trie: self.trie(Which::Rules(rules.into())),
+            trie: self.trie(Which::rules(rules)),
         });
         (always, bounded.collect())
     }
@@ -218,14 +261,13 @@ impl Compiled {
             return Arc::clone(known);
         }
         let rule = |number: &u32| Some((*number, self.policy.rule(*number)?));
-        let trie = Arc::new(match &which {
-            Which::Of(subjects) => {
-                let rules = subjects.iter().flat_map(|s| self.policy.own_rules(*s));
-                let rules = rules.filter_map(rule);
-                Trie::new(rules.filter(|(_, rule)| rule.cond.is_none()))
-            }
-            Which::Rules(rules) => Trie::new(rules.iter().filter_map(rule)),
-        });
+        let subjects = which.subjects.iter();
+        let unconditional = subjects
+            .flat_map(|subject| self.policy.own_rules(*subject))
+            .filter_map(rule)
+            .filter(|(_, rule)| rule.cond.is_none());
+        let others = which.rules.iter().filter_map(rule);
+        let trie = Arc::new(Trie::new(unconditional.chain(others)));
         self.tries.lock().keep(which, &trie);
         trie
     }
@@ -250,8 +292,25 @@ impl Tries {
     }
 }
 
-/// At most: of roles, of the client itself, and with conditions.
-type Parts = SmallVec<[Arc<Trie>; 3]>;
+/// At most: without conditions, and with some.
+type Parts = SmallVec<[Arc<Trie>; 2]>;
+
+/// Lines that count together: those of a client's roles, or its own. Shared by all for whom the same
+/// count, so that a client costs no more when there are many.
+#[derive(Debug)]
+struct Held {
+    /// About every message.
+    parts: Parts,
+    /// Allows first.
+    bounded: Box<[Bounded]>,
+}
+
+impl Held {
+    fn tries(&self) -> impl Iterator<Item = &Arc<Trie>> {
+        let bounded = self.bounded.iter().map(|part| &part.trie);
+        self.parts.iter().chain(bounded)
+    }
+}
 
 /// Lines with one effect that are about some messages only.
 #[derive(Debug)]
@@ -272,17 +331,24 @@ impl Bounded {
 #[derive(Debug)]
 pub struct ClientGrants {
     policy: Arc<Policy>,
-    parts: Parts,
-    /// Allows first.
-    bounded: Box<[Bounded]>,
+    /// Of roles and everybody, and its own.
+    held: [Arc<Held>; 2],
     values: Box<Values>,
 }
 
 impl ClientGrants {
+    fn parts(&self) -> impl Iterator<Item = &Arc<Trie>> {
+        self.held.iter().flat_map(|held| &held.parts)
+    }
+
+    fn bounds(&self) -> impl Iterator<Item = &Bounded> {
+        self.held.iter().flat_map(|held| &*held.bounded)
+    }
+
     /// What the lines say that are about every message. Stops at the first deny.
     fn combine(&self, ask: impl Fn(&Trie) -> Said) -> Said {
         let mut allow = NONE;
-        for trie in &self.parts {
+        for trie in self.parts() {
             let said = ask(trie);
             allow = allow.min(said.allow);
             if said.deny != NONE {
@@ -304,7 +370,7 @@ impl ClientGrants {
         topic: TopicName<'_>,
         message: &MessageFacts,
     ) -> Said {
-        for part in &self.bounded {
+        for part in self.bounds() {
             if said.deny != NONE {
                 break;
             }
@@ -328,11 +394,10 @@ impl ClientGrants {
         effort: &Effort,
         counts: impl Fn(&Bounded) -> bool,
     ) -> Cover {
-        let bounded = self.bounded.iter();
+        let bounded = self.bounds();
         let bounded = bounded.filter(|part| part.is_about(Asked::Receive) && counts(part));
-        let tries: SmallVec<[&Trie; 3]> = self
-            .parts
-            .iter()
+        let tries: SmallVec<[&Trie; 4]> = self
+            .parts()
             .map(|trie| &**trie)
             .chain(bounded.map(|part| &*part.trie))
             .chain(beside)
@@ -394,11 +459,7 @@ impl ClientGrants {
         beside: Option<&Trie>,
     ) -> Cover {
         let cover = self.cover_with(filter, beside, effort, |part| part.bounds.hold(message));
-        let about_some = || {
-            self.bounded
-                .iter()
-                .any(|part| part.is_about(Asked::Receive))
-        };
+        let about_some = || self.bounds().any(|part| part.is_about(Asked::Receive));
         if cover != Cover::Full || !about_some() {
             return cover;
         }

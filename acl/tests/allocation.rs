@@ -6,6 +6,7 @@ mod common;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use common::{acl, described, effort, filter, name, policy, small, who};
 use portcullis_core::hook::{Action, Authorizer};
@@ -82,6 +83,75 @@ fn a_line_and_a_connection_cost_at_most_a_kibibyte_each() {
     let line = counted.bytes_current / i64::try_from(LINES).unwrap();
     assert!(line > 0 && line <= 1024, "{line} bytes for a line");
     let (acl, _) = kept.as_ref().unwrap();
+    let mut held: Vec<Arc<dyn portcullis_core::hook::Grants>> = Vec::with_capacity(CLIENTS);
+    let counted = allocation_counter::measure(|| {
+        held.extend(clients.iter().map(|client| acl.grants(client)));
+    });
+    let connection = counted.bytes_current / i64::try_from(CLIENTS).unwrap();
+    assert!(
+        connection > 0 && connection <= 1024,
+        "{connection} bytes for a connection"
+    );
+    println!("{line} bytes for a line, {connection} for the grants of a connection");
+}
+
+/// Bounds, time windows and many roles cost a connection nothing more: what they have in common is kept
+/// once. A line with a condition of its own is within the same kibibyte.
+#[test]
+fn conditions_and_many_roles_leave_a_line_and_a_connection_within_a_kibibyte() {
+    const ROLES: usize = 12;
+    const LINES: usize = 400;
+    const CLIENTS: usize = 1_000;
+    let mut text = String::new();
+    for line in 0..LINES {
+        for role in 0..ROLES {
+            let cond = match line % 4 {
+                0 => format!("payload <= '{} KiB' && qos <= {}", line % 10 + 1, line % 3),
+                1 => "time in 'Mon-Fri 08:00-18:00 Europe/Berlin'".to_owned(),
+                2 => format!("claim.line in ['{line}', 'all']"),
+                _ => "source in ['10.0.0.0/8']".to_owned(),
+            };
+            let topic = format!("site-{role}/line-{line}/{{name}}/+");
+            let _ = writeln!(text, "p, role:r{role}, {topic}, publish, allow, \"{cond}\"");
+        }
+    }
+    for client in 0..CLIENTS {
+        let _ = writeln!(
+            text,
+            "p, cert:d-{client}, own/{client}, publish, allow, qos <= 1"
+        );
+    }
+    let roles: Vec<String> = (0..ROLES).map(|role| format!("r{role}")).collect();
+    let roles: Vec<&str> = roles.iter().map(String::as_str).collect();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = described(&format!("cert:d-{number}"), "c", &roles);
+            client.attributes.insert("claim.line".into(), "all".into());
+            client.address = Some([10, 0, 0, 1].into());
+            client.snapshot().unwrap()
+        })
+        .collect();
+    let lines = i64::try_from(ROLES * LINES + CLIENTS).unwrap();
+    let mut kept = None;
+    let counted = allocation_counter::measure(|| {
+        let acl = portcullis_acl::Acl::new(policy(&text));
+        // A Tuesday at noon.
+        acl.tick(SystemTime::UNIX_EPOCH + Duration::from_hours(498_756));
+        let grants = acl.grants(&clients[0]);
+        kept = Some((acl, grants));
+    });
+    let line = counted.bytes_current / lines;
+    assert!(line > 0 && line <= 1024, "{line} bytes for a line");
+    let (acl, first) = kept.as_ref().unwrap();
+    for topic in [
+        "site-3/line-1/d-0/x",
+        "site-3/line-2/d-0/x",
+        "site-3/line-3/d-0/x",
+        "own/0",
+    ] {
+        let decision = first.decide(Action::Publish, name(topic), &small());
+        assert!(decision.is_allowed(), "{topic}");
+    }
     let mut held: Vec<Arc<dyn portcullis_core::hook::Grants>> = Vec::with_capacity(CLIENTS);
     let counted = allocation_counter::measure(|| {
         held.extend(clients.iter().map(|client| acl.grants(client)));

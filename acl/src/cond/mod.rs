@@ -131,20 +131,15 @@ impl Conditions {
 
     /// What a condition asks of the client and the time, in one spelling; `None` if nothing.
     pub(crate) fn of_client(&self, number: u32) -> Option<String> {
-        match &self.list.get(number as usize)?.expr {
-            Expr::All(parts) if parts.is_empty() => None,
-            expr => Some(expr.text(&self.windows)),
-        }
+        let expr = &self.list.get(number as usize)?.expr;
+        let nothing = matches!(expr, Expr::All(parts) if parts.is_empty());
+        (!nothing).then(|| expr.text(&self.windows))
     }
 
     /// The messages that a line with this condition is about.
     pub(crate) fn bounds(&self, number: Option<u32>) -> Bounds {
         let condition = number.and_then(|number| self.list.get(number as usize));
         condition.map_or(Bounds::ALL, |condition| condition.bounds)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.list.is_empty()
     }
 
     /// Which time windows are open.
@@ -160,6 +155,14 @@ impl Conditions {
         let list = self.list.iter();
         list.map(|condition| condition.expr.of(who, windows))
             .collect()
+    }
+
+    /// The same for one condition; a line without one always counts.
+    pub(crate) fn truth(&self, number: Option<u32>, who: &Snapshot, windows: &[Truth]) -> Truth {
+        number.map_or(Truth::Yes, |number| {
+            let condition = self.list.get(number as usize);
+            condition.map_or(Truth::Unknown, |condition| condition.expr.of(who, windows))
+        })
     }
 
     /// The facts about a client that a condition names.
@@ -203,9 +206,12 @@ impl Expr {
 
     /// As a condition; equal for expressions that differ in spelling alone.
     fn text(&self, windows: &[Window]) -> String {
-        let inside = |part: &Self| match part {
-            Self::Any(_) => format!("({})", part.text(windows)),
-            _ => part.text(windows),
+        let inside = |part: &Self| {
+            if matches!(part, Self::Any(_)) {
+                format!("({})", part.text(windows))
+            } else {
+                part.text(windows)
+            }
         };
         let joined = |parts: &[Self], joint: &str| {
             let parts: Vec<String> = parts.iter().map(inside).collect();
