@@ -160,6 +160,56 @@ fn expectations_that_hold_pass() {
     );
 }
 
+/// Names and topics are somebody's text: the XML stays well-formed, and no test hides another.
+#[test]
+fn junit_is_well_formed_whatever_the_tests_are_called() {
+    let name = "a\\\"/><testcase name='b'>]]>&amp;\\u0000\\u001b\\uFFFF\\uFFFE\\n\\u0085 \u{1f600}";
+    let text =
+        format!("[[test]]\nname = \"{name}\"\nprincipal = \"cert:a\"\nallow = [\"publish <&\"]\n");
+    let report = expect::check("t\"<&.toml", &text, &policy(POLICY));
+    assert!(
+        !report.passed() && report.to_string().contains("<&"),
+        "{report}"
+    );
+    let xml = junit(&[report]);
+    let (markup, texts): (Vec<&str>, Vec<&str>) = {
+        let mut parts: Vec<&str> = xml.split(['<', '>']).collect();
+        let last = parts.pop();
+        assert_eq!(last, Some("\n"));
+        parts.chunks(2).map(|pair| (pair[1], pair[0])).unzip()
+    };
+    let names: Vec<&str> = markup
+        .iter()
+        .filter_map(|tag| tag.split([' ', '/']).find(|w| !w.is_empty()))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "?xml",
+            "testsuites",
+            "testsuite",
+            "testcase",
+            "failure",
+            "failure",
+            "testcase",
+            "testsuite",
+            "testsuites"
+        ],
+        "{xml}"
+    );
+    for text in markup.iter().chain(&texts) {
+        for (at, _) in text.match_indices('&') {
+            let entity = text[at..].split_inclusive(';').next();
+            let known = ["&amp;", "&lt;", "&gt;", "&quot;"];
+            assert!(known.contains(&entity.unwrap()), "{xml}");
+        }
+        let allowed = |c: char| {
+            matches!(c, '\n' | '\t') || !(c.is_control() || ('\u{fffe}'..='\u{ffff}').contains(&c))
+        };
+        assert!(text.chars().all(allowed), "{xml}");
+    }
+}
+
 #[test]
 fn an_expectation_that_does_not_hold_fails_with_its_line_and_the_reason() {
     for (from, to, says) in [

@@ -404,6 +404,7 @@ fn escaped(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\n' | '\t' => out.push(character),
             // XML 1.0 has no way to write these.
+            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
             other if other.is_control() => out.push('\u{fffd}'),
             other => out.push(other),
         }
