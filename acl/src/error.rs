@@ -23,7 +23,7 @@ pub struct PolicyError {
 pub struct PolicyWarning {
     /// The file, as it was named to the loader.
     pub file: Arc<str>,
-    /// The line, counted from 1.
+    /// The line, counted from 1; 0 when it is about the file as a whole.
     pub line: u32,
     /// What is odd.
     pub message: String,

@@ -62,10 +62,13 @@ pub struct Sources {
     /// The roles that tokens of more than one issuer may carry (`allowed-roles`), without the `role:`
     /// prefix.
     pub shared_roles: Vec<String>,
+    /// What is odd about the files themselves.
+    pub warnings: Vec<PolicyWarning>,
 }
 
 impl Sources {
-    /// Reads the files. A directory stands for the `*.csv` files in it, in order of their names.
+    /// Reads the files. A directory stands for the `*.csv` files in it, in order of their names; those
+    /// whose names begin with a dot are an editor's, and directories in it are not looked into.
     ///
     /// # Errors
     ///
@@ -82,8 +85,9 @@ impl Sources {
         let model = model.and_then(&mut read);
         let mut sources = Vec::new();
         let mut broken = Vec::new();
+        let mut warnings = Vec::new();
         for path in policies {
-            match expand(path) {
+            match expand(path, &mut warnings) {
                 Ok(paths) => sources.extend(paths.iter().filter_map(|path| read(path))),
                 Err(error) => broken.push(error),
             }
@@ -95,12 +99,13 @@ impl Sources {
         Ok(Self {
             model,
             policies: sources,
+            warnings,
             ..Self::default()
         })
     }
 }
 
-fn expand(path: &Path) -> Result<Vec<PathBuf>, PolicyError> {
+fn expand(path: &Path, warnings: &mut Vec<PolicyWarning>) -> Result<Vec<PathBuf>, PolicyError> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -108,9 +113,29 @@ fn expand(path: &Path) -> Result<Vec<PathBuf>, PolicyError> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| unreadable(path, &error))?.path();
-        if path.extension().is_some_and(|extension| extension == "csv") {
-            paths.push(path);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') {
+            continue;
         }
+        let ending = path.extension().map(|ending| ending.to_string_lossy());
+        let warning = match ending.as_deref() {
+            Some("csv") if path.is_dir() || path.is_file() || !path.exists() => {
+                paths.push(path);
+                continue;
+            }
+            Some("csv") => "it is no file, and not read",
+            Some(ending) if ending.eq_ignore_ascii_case("csv") => {
+                "only *.csv is read, in small letters"
+            }
+            _ if path.is_dir() => "directories within the directory are not read",
+            _ => continue,
+        };
+        warnings.push(PolicyWarning {
+            file: path.display().to_string().into(),
+            line: 0,
+            message: warning.into(),
+            remedy: "name it under policy, or move it away".into(),
+        });
     }
     paths.sort();
     if paths.is_empty() {
@@ -182,6 +207,7 @@ impl Policy {
         }
         loader.policy.seal();
         let mut warnings = loader.warnings;
+        warnings.extend(sources.warnings.iter().cloned());
         row::warnings(&loader.policy, sources, &mut warnings);
         roles::warnings(&loader.policy, sources, &mut warnings);
         let order = |file: &Arc<str>| loader.policy.files.iter().position(|f| f == file);
@@ -224,6 +250,18 @@ impl Loader {
     }
 
     fn line(&mut self, file: u32, line: u32, text: &str) -> Result<(), (Complaint, u32)> {
+        if let Some(hidden) = text.chars().find(|c| csv::is_hidden(*c)) {
+            self.warnings.push(PolicyWarning {
+                file: self.policy.file(file).into(),
+                line,
+                message: format!(
+                    "the line has a character that cannot be seen ({}): it may mean something else \
+                     than it shows",
+                    hidden.escape_unicode()
+                ),
+                remedy: "remove it, unless a name really has it".into(),
+            });
+        }
         let Some(fields) = csv::fields(text)? else {
             return Ok(());
         };

@@ -314,6 +314,137 @@ fn a_policy_may_be_split_over_files_and_directories() {
     );
 }
 
+/// What editors, other systems and mistakes leave in a directory neither becomes policy nor keeps the
+/// policy out; what somebody may believe to be policy is pointed out.
+#[test]
+fn a_directory_is_its_csv_files_and_what_could_be_taken_for_one_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let write = |name: &str, text: &str| std::fs::write(path.join(name), text).unwrap();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, path.join(name)).unwrap();
+    write("a.csv", GOOD);
+    let wide = "p, *, #, publish, allow\n";
+    for name in [
+        "a.csv~",
+        "a.csv.bak",
+        ".a.csv.swp",
+        "#a.csv#",
+        ".a.csv",
+        "._a.csv",
+        "a.csv.orig",
+    ] {
+        write(name, wide);
+    }
+    // The lock of an editor that has the file open points nowhere.
+    link("somebody@host.1234", ".#a.csv");
+    let read =
+        || Sources::read(None, &[path.to_owned()]).map(|sources| Policy::load(&sources).unwrap());
+    let loaded = read().unwrap();
+    let counts = loaded.policy.counts();
+    assert_eq!((counts.rules, counts.files), (1, 1));
+    assert_eq!(loaded.warnings, []);
+    // Not read, but somebody may believe so. A directory that contains itself is no trap either.
+    std::fs::create_dir(path.join("more")).unwrap();
+    write("more/deny.csv", "p, *, a/x, publish, deny\n");
+    link(".", "loop");
+    write("DENY.CSV", "p, *, a/x, publish, deny\n");
+    let _socket = std::os::unix::net::UnixListener::bind(path.join("s.csv")).unwrap();
+    let loaded = read().unwrap();
+    assert_eq!(loaded.policy.counts().rules, 1);
+    let mut said: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    said.sort();
+    for (said, (name, why)) in said.iter().zip([
+        ("DENY.CSV", "in small letters"),
+        ("loop", "directories within the directory are not read"),
+        ("more", "directories within the directory are not read"),
+        ("s.csv", "it is no file"),
+    ]) {
+        assert!(said.contains(name) && said.contains(why), "{said}");
+    }
+    assert_eq!(said.len(), 4, "{said:?}");
+    // What ends in .csv must be readable.
+    link("missing", "dangling.csv");
+    link("round.csv", "round.csv");
+    std::fs::create_dir(path.join("directory.csv")).unwrap();
+    let errors = read().unwrap_err();
+    assert_eq!(errors.len(), 3, "{errors:?}");
+    assert!(
+        errors
+            .iter()
+            .all(|error| error.message.contains("cannot read it")),
+        "{errors:?}"
+    );
+}
+
+/// A line that shows something else than it says.
+#[test]
+fn characters_that_cannot_be_seen_are_warned_of() {
+    for (line, hidden) in [
+        ("p, role:x, a/\u{200b}b, publish, allow", true),
+        ("p, cert:a\u{ad}, a, publish, deny", true),
+        ("# \u{202e}wolla ,hsilbup ,# ,* ,p", true),
+        ("p, role:x, a/\u{a0}, publish, allow", true),
+        ("p, cert:\u{e4}\u{416}\u{4e2d}, a, publish, deny", false),
+    ] {
+        let said = warnings(&sources(&format!("{GOOD}{line}\n")));
+        let found = said
+            .iter()
+            .any(|w| w.starts_with("policy.csv:3: ") && w.contains("cannot be seen"));
+        assert_eq!(found, hidden, "{line:?}: {said:?}");
+    }
+}
+
+/// Whatever a file does with quotes, ends of lines and odd bytes, no line is read as another.
+#[test]
+fn a_line_cannot_be_smuggled_into_another() {
+    let count = |text: &str| match Policy::load(&sources(&format!("{GOOD}{text}"))) {
+        Ok(loaded) => Ok(loaded.policy.counts().rules - 1),
+        Err(errors) => Err(errors[0].to_string()),
+    };
+    for (text, rules) in [
+        ("p, cert:b, b, publish, deny\r\n\r\n", 1),
+        ("  p ,\tcert:b , b ,publish,deny  \n", 1),
+        ("p,\"cert:b\",\"b\",\"publish\",\"deny\"", 1),
+        ("#p, cert:b, b, publish, deny", 0),
+        ("\"#p\", cert:b", 9),
+    ] {
+        let got = count(text);
+        assert_eq!(got.clone().unwrap_or(9), rules, "{text:?}: {got:?}");
+    }
+    for (text, says) in [
+        (
+            "p, cert:b, b, publish, deny\rp, *, #, publish, allow",
+            "control character",
+        ),
+        ("p, cert:b, b\u{0}, publish, deny", "control character"),
+        (
+            "p, cert:b, \"b\np, *, #, publish, allow\"",
+            "a quote is not closed",
+        ),
+        (
+            "p, cert:b, \"b\"\"c\", publish, deny",
+            "text after a closing quote",
+        ),
+        (
+            "p, cert:b, b, publish, deny\u{85}p, *, #, publish, allow",
+            "control character",
+        ),
+        (
+            "\u{feff}p, cert:b, b, publish, deny",
+            "a line begins with p or g",
+        ),
+        (
+            "p, cert:b, b, publish, deny\u{2028}p, *, #, publish, allow",
+            "five columns, or six",
+        ),
+        ("p; cert:b; b; publish; deny", "a line begins with p or g"),
+        ("p, cert:b, b, publish, deny, ", "the condition is empty"),
+    ] {
+        let said = count(text).unwrap_err();
+        assert!(said.contains(says), "{text:?}: {said}");
+    }
+}
+
 #[test]
 fn a_byte_order_mark_is_named() {
     assert!(errors("\u{feff}p, role:x, a, publish, allow")[0].contains("byte order mark"));
