@@ -293,6 +293,36 @@ fn a_ban_behind_a_proxy_hits_the_address_that_the_header_names() {
     assert!(connect(&binary_header([192, 0, 2, 68]), "another").is_some());
 }
 
+/// Where a client comes from is asked of the client, not of its proxy.
+#[test]
+fn a_condition_on_the_source_is_about_the_address_that_the_proxy_names() {
+    let broker = Broker::start(|setup| {
+        proxied(setup, "127.0.0.0/8");
+        setup.policy = "p, *, t, subscribe, allow, source in ['192.0.2.0/24']\n\
+                        p, *, u, subscribe, allow, source in ['127.0.0.0/8']\n"
+            .to_owned();
+    });
+    for (header, id, codes) in [
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.250 4711 8883\r\n".to_vec(),
+            "in",
+            [0, 0x80],
+        ),
+        (binary_header([198, 51, 100, 1]), "out", [0x80, 0x80]),
+    ] {
+        let mut stream = broker.tcp("proxied");
+        let subscribe = b"\x82\x0a\0\x01\0\x01t\0\0\x01u\0";
+        let hello = raw::connect(4, id, 60, ANNA);
+        stream
+            .write_all(&[&*header, &hello, subscribe].concat())
+            .unwrap();
+        // CONNACK and SUBACK.
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[8..], codes, "{id}");
+    }
+}
+
 #[test]
 fn tls_behind_a_proxy_ends_here_certificates_included() {
     let broker = Broker::start(|setup| {
