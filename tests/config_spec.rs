@@ -247,6 +247,23 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(config.log.level, LogLevel::Info);
 }
 
+/// Whoever lets a client publish more has not forgotten that somebody receives it.
+#[test]
+fn what_publishes_may_cause_grows_with_what_may_be_published() {
+    let limits = |text: &str| parse(&format!("{LEAST}[limits]\n{text}")).unwrap().limits;
+    let more = limits("publish-rate = '1000000/s'\npublish-bandwidth = '1 GiB/s'");
+    assert_eq!(more.fan_out_rate, Rate::per_second(250_000_000));
+    assert_eq!(more.fan_out_bandwidth, ByteRate(128 << 30));
+    let by_minute = limits("publish-rate = '60000/min'");
+    assert_eq!(by_minute.fan_out_rate, Rate::per_minute(15_000_000));
+    // One alarm to everybody is as large as before.
+    let less = limits("publish-rate = '1/min'\npublish-bandwidth = '1 KiB/s'");
+    assert_eq!(less.fan_out_rate, Limits::default().fan_out_rate);
+    assert_eq!(less.fan_out_bandwidth, Limits::default().fan_out_bandwidth);
+    let said = limits("publish-rate = '1000000/s'\nfan-out-rate = '5/s'");
+    assert_eq!(said.fan_out_rate, Rate::per_second(5));
+}
+
 #[test]
 fn an_issuer_has_the_documented_defaults() {
     let text = format!(

@@ -9,6 +9,11 @@ use super::units::{ByteRate, MAX_BYTES, MAX_DURATION, Rate};
 /// section 1.5.5).
 const MAX_PACKET: u64 = 5 + 268_435_455;
 
+/// Receivers for each message, and for each byte, that a client may publish, as a file that does not
+/// say what its fan-out may be has it.
+const FAN_OUT_MESSAGES: u64 = 250;
+const FAN_OUT_BYTES: u64 = 128;
+
 /// `[mqtt]`: what the protocol machine grants, whatever the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mqtt {
@@ -73,8 +78,10 @@ pub struct Limits {
     /// Bytes of one client; over it the broker reads more slowly.
     pub publish_bandwidth: ByteRate,
     /// Deliveries that the publishes of one principal cause; over it the broker reads more slowly.
+    /// Left out, 250 times `publish_rate`, and 50 000/s at least.
     pub fan_out_rate: Rate,
-    /// Bytes in those deliveries; over it the broker reads more slowly.
+    /// Bytes in those deliveries; over it the broker reads more slowly. Left out, 128 times
+    /// `publish_bandwidth`, and 128 MiB/s at least.
     pub fan_out_bandwidth: ByteRate,
     /// Sessions of one principal.
     pub sessions_per_principal: u32,
@@ -107,8 +114,8 @@ impl Default for Limits {
             auth_failures_per_ip: Rate::per_minute(30),
             publish_rate: Rate::per_second(200),
             publish_bandwidth: ByteRate(1 << 20),
-            fan_out_rate: Rate::per_second(50_000),
-            fan_out_bandwidth: ByteRate(128 << 20),
+            fan_out_rate: Rate::per_second(200).times(FAN_OUT_MESSAGES),
+            fan_out_bandwidth: ByteRate(1 << 20).times(FAN_OUT_BYTES),
             sessions_per_principal: 1000,
             subscriptions_per_session: 1000,
             filters_per_subscribe: 100,
@@ -196,6 +203,15 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
         "retained-messages-per-principal",
         default.retained_messages_per_principal,
     );
+    let publish_rate = section.rate("publish-rate", default.publish_rate);
+    let publish_bandwidth = section.byte_rate("publish-bandwidth", default.publish_bandwidth);
+    // A file that lets a client publish more need not say that it may also cause more.
+    let fan_out_rate = publish_rate
+        .times(FAN_OUT_MESSAGES)
+        .max(default.fan_out_rate);
+    let fan_out_bandwidth = publish_bandwidth
+        .times(FAN_OUT_BYTES)
+        .max(default.fan_out_bandwidth);
     let limits = Limits {
         connections,
         connections_per_ip,
@@ -207,10 +223,10 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
             (MILLISECOND, LONGEST_CONNECT),
         ),
         auth_failures_per_ip: section.rate("auth-failures-per-ip", default.auth_failures_per_ip),
-        publish_rate: section.rate("publish-rate", default.publish_rate),
-        publish_bandwidth: section.byte_rate("publish-bandwidth", default.publish_bandwidth),
-        fan_out_rate: section.rate("fan-out-rate", default.fan_out_rate),
-        fan_out_bandwidth: section.byte_rate("fan-out-bandwidth", default.fan_out_bandwidth),
+        publish_rate,
+        publish_bandwidth,
+        fan_out_rate: section.rate("fan-out-rate", fan_out_rate),
+        fan_out_bandwidth: section.byte_rate("fan-out-bandwidth", fan_out_bandwidth),
         sessions_per_principal,
         subscriptions_per_session,
         filters_per_subscribe,

@@ -41,6 +41,25 @@ impl Rate {
         }
     }
 
+    /// So many times as often.
+    #[must_use]
+    pub const fn times(self, factor: u64) -> Self {
+        Self {
+            count: self.count.saturating_mul(factor),
+            period: self.period,
+        }
+    }
+
+    /// The rate at which more events happen.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        if self.interval() < other.interval() {
+            self
+        } else {
+            other
+        }
+    }
+
     /// Events that may happen at once: ten seconds of the rate, at least one (DESIGN, `[limits]`).
     #[must_use]
     pub fn burst(self) -> u64 {
@@ -57,10 +76,16 @@ impl Rate {
 }
 
 /// Bytes in each second; at least 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteRate(pub u64);
 
 impl ByteRate {
+    /// So many times as many.
+    #[must_use]
+    pub const fn times(self, factor: u64) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+
     /// Bytes that may come at once: ten seconds of the rate and at least `largest`, one largest
     /// packet (DESIGN, `[limits]`).
     #[must_use]
