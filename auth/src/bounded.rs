@@ -8,12 +8,12 @@ use parking_lot::Mutex;
 
 /// A table whose entries end by themselves. When it is full, what has ended goes, or else the half
 /// that would end first.
-pub(crate) struct Bounded<K, V> {
-    table: Mutex<HashMap<K, (Instant, V)>>,
+pub(crate) struct Bounded<K, V, T = Instant> {
+    table: Mutex<HashMap<K, (T, V)>>,
     capacity: usize,
 }
 
-impl<K: Eq + Hash, V: Clone> Bounded<K, V> {
+impl<K: Eq + Hash, V: Clone, T: Copy + Ord> Bounded<K, V, T> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             table: Mutex::new(HashMap::new()),
@@ -22,7 +22,7 @@ impl<K: Eq + Hash, V: Clone> Bounded<K, V> {
     }
 
     /// What is remembered under `key` at `now`.
-    pub(crate) fn get(&self, key: &K, now: Instant) -> Option<V> {
+    pub(crate) fn get(&self, key: &K, now: T) -> Option<V> {
         let table = self.table.lock();
         let (until, value) = table.get(key)?;
         (now < *until).then(|| value.clone())
@@ -34,7 +34,7 @@ impl<K: Eq + Hash, V: Clone> Bounded<K, V> {
     }
 
     /// Remembers; gives what was there, if it had not ended.
-    pub(crate) fn insert(&self, key: K, value: V, until: Instant, now: Instant) -> Option<V> {
+    pub(crate) fn insert(&self, key: K, value: V, until: T, now: T) -> Option<V> {
         let mut table = self.table.lock();
         if table.len() >= self.capacity && !table.contains_key(&key) {
             make_room(&mut table, now);
@@ -49,13 +49,13 @@ impl<K: Eq + Hash, V: Clone> Bounded<K, V> {
     }
 }
 
-fn make_room<K: Eq + Hash, V>(table: &mut HashMap<K, (Instant, V)>, now: Instant) {
+fn make_room<K: Eq + Hash, V, T: Copy + Ord>(table: &mut HashMap<K, (T, V)>, now: T) {
     let before = table.len();
     table.retain(|_, (until, _)| now < *until);
     if table.len() < before {
         return;
     }
-    let mut ends: Vec<Instant> = table.values().map(|(until, _)| *until).collect();
+    let mut ends: Vec<T> = table.values().map(|(until, _)| *until).collect();
     let middle = ends.len() / 2;
     if ends.is_empty() {
         return;

@@ -271,7 +271,7 @@ impl Reference {
     /// `name`: what the client is called by it, where that counts.
     pub(crate) fn new(
         fingerprint: &[u8; 32],
-        path: Path,
+        path: &Path,
         called: String,
         name: Option<&str>,
         listener: &str,
@@ -279,8 +279,8 @@ impl Reference {
         let name = name.filter(|_| path.named.is_none());
         Self {
             fingerprint: hex(fingerprint).into(),
-            anchor: path.anchor,
-            links: path.links,
+            anchor: path.anchor.clone(),
+            links: path.links.clone(),
             called: called.into(),
             like: name.and_then(|name| Likeness::found(Self::KIND, name)),
             listener: listener.into(),

@@ -314,6 +314,66 @@ fn a_certificate_that_was_good_in_the_handshake_is_judged_again_by_the_clock_of_
 }
 
 #[test]
+fn a_path_that_is_remembered_serves_nobody_whom_a_new_one_would_not() {
+    let root = Ca::root_until("root", 20);
+    let between = root.below("between", 9);
+    let soon = root.client("soon", |params| {
+        params.not_before = at(-3);
+        params.not_after = at(5);
+    });
+    let below = between.client("below", |_| {});
+    let impostor = Ca::root_until("root", 20).client("soon", |params| params.not_after = at(5));
+    let trusted = trust(&[&root.pem], &[]).unwrap();
+    let desk = desk_with(CertificateName::Cn, Arc::clone(&trusted));
+    let judge = |certificate: &ClientCertificate, days| {
+        let then = Attempt {
+            now: Now {
+                wall: day(days),
+                ..common::now()
+            },
+            ..with_certificate(certificate)
+        };
+        principal(&desk, &then)
+    };
+    let with = |leaf: &Leaf, others: &[&[u8]]| {
+        let ders: Vec<&[u8]> = [&*leaf.der]
+            .into_iter()
+            .chain(others.iter().copied())
+            .collect();
+        chain(&ders)
+    };
+    // Everybody has been here.
+    for shown in [with(&soon, &[]), with(&below, &[&between.der])] {
+        judge(&shown, 0).unwrap();
+    }
+    let mut tampered = soon.der.to_vec();
+    *tampered.last_mut().unwrap() ^= 1;
+    for (shown, days, word) in [
+        // It ends, its CA ends, it has not begun.
+        (with(&soon, &[]), 6, "expired on"),
+        (with(&below, &[&between.der]), 21, "is expired"),
+        (with(&soon, &[]), -4, "not valid before"),
+        // Another certificate, whatever it shares with the one that was seen.
+        (with(&impostor, &[]), 0, "not valid"),
+        (chain(&[&tampered]), 0, "not valid"),
+        // Its CA is not there this time, or not as a whole certificate.
+        (with(&below, &[]), 0, "no configured client CA"),
+        (with(&below, &[&between.der[1..]]), 0, "not valid"),
+        (
+            chain(&[&[&*below.der, &*between.der].concat()]),
+            0,
+            "cannot be used",
+        ),
+    ] {
+        let reason = judge(&shown, days).unwrap_err();
+        assert!(reason.contains(word), "{word:?} is not in {reason:?}");
+    }
+    // Those who were believed still are.
+    judge(&with(&soon, &[]), 1).unwrap();
+    judge(&with(&below, &[&between.der]), 1).unwrap();
+}
+
+#[test]
 fn what_a_crl_names_is_refused_whether_leaf_or_intermediate() {
     let root = Ca::root("root");
     let between = root.below("between", 9);

@@ -1,5 +1,7 @@
 //! An attempt, seen through what its listener looks at: which credential counts?
 
+use std::sync::Arc;
+
 use portcullis_core::hook::{Accepted, Attempt, ClientCertificate, Lease, Principal, Refusal};
 use portcullis_core::secret::Secret;
 use rustls::pki_types::CertificateDer;
@@ -146,7 +148,7 @@ impl<'a> Looked<'a> {
         let identity = facts.identity(ca.as_deref()).map_err(refuse)?;
         Ok(Accepted {
             identity,
-            lease: self.lease(&facts, path, trust, Some(name)),
+            lease: self.lease(&facts, &path, trust, Some(name)),
             data: None,
         })
     }
@@ -155,7 +157,7 @@ impl<'a> Looked<'a> {
     fn validated(
         &self,
         certificate: &ClientCertificate,
-    ) -> Result<(Facts, Path, &'a ClientTrust), Refusal> {
+    ) -> Result<(Facts, Arc<Path>, &'a ClientTrust), Refusal> {
         let refuse = |reason: String| bad(format!("certificate: {reason}"));
         let listener = self.attempt.listener;
         let Some((leaf, others)) = certificate.chain.split_first() else {
@@ -200,8 +202,7 @@ impl<'a> Looked<'a> {
         facts.identity(None).ok().map(|identity| identity.principal)
     }
 
-    fn lease(&self, facts: &Facts, path: Path, trust: &ClientTrust, name: Option<&str>) -> Lease {
-        let until = path.until;
+    fn lease(&self, facts: &Facts, path: &Path, trust: &ClientTrust, name: Option<&str>) -> Lease {
         let reference = certificate::Reference::new(
             &facts.fingerprint,
             path,
@@ -210,7 +211,7 @@ impl<'a> Looked<'a> {
             self.attempt.listener,
         );
         Lease {
-            until: Some(until),
+            until: Some(path.until),
             credential: reference.credential(),
         }
     }
@@ -222,7 +223,7 @@ impl<'a> Looked<'a> {
             bad("jwt: the token is bound to a certificate (cnf), and there is none".to_owned())
         })?;
         let (facts, path, trust) = self.validated(shown)?;
-        Ok(self.lease(&facts, path, trust, None))
+        Ok(self.lease(&facts, &path, trust, None))
     }
 
     pub(super) fn required_certificate(&self) -> Result<Accepted, Refusal> {

@@ -6,7 +6,10 @@
 //! must end when *its* CA is no longer configured.
 //!
 //! The same object answers twice: in the TLS handshake, and again at CONNECT, when it may already
-//! have been swapped for one with a newer CRL.
+//! have been swapped for one with a newer CRL. A path that it has found is remembered, so that the
+//! signatures on it are checked once and not at each connection; whether a certificate on it is
+//! revoked, denied or expired is asked every time. That the client has the key is not its business:
+//! rustls checks it in each handshake.
 
 mod checks;
 
@@ -22,6 +25,7 @@ use rustls::{CertificateError, DistinguishedName};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::bounded::Bounded;
 use crate::crl::{Authorities, IssuerId, Lists, Role};
 use crate::crl_url::RemoteList;
 use crate::deny::{Denied, denied};
@@ -37,6 +41,9 @@ use checks::{check_authority, check_purpose, check_strength, explain};
 const MAX_PRESENTED: usize = 10;
 /// Largest file of CA certificates, in bytes.
 const MAX_CA_FILE: u64 = 16 << 20;
+
+/// Most paths that are remembered for a listener; some 300 bytes each.
+const MAX_REMEMBERED: usize = 4096;
 
 /// The client CAs of one listener and their revocation lists, frozen; a reload makes a new one.
 pub struct ClientTrust {
@@ -56,7 +63,12 @@ pub struct ClientTrust {
     /// What CAs are called in the configuration.
     names: BTreeMap<AnchorId, Arc<str>>,
     denied: Option<Denied>,
+    /// Paths that were found, by the SHA-256 of all that the client presented, until they end.
+    found: Bounded<Presented, Arc<Path>, SystemTime>,
 }
+
+/// What a client presents: the SHA-256 of each certificate, its own first.
+type Presented = Box<[[u8; 32]]>;
 
 /// CAs that issue client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +130,8 @@ pub(crate) struct Path {
     pub(crate) anchor: AnchorId,
     /// The nearest CA above the client that has a name.
     pub(crate) named: Option<Arc<str>>,
+    /// The latest notBefore on it. That of the CA does not count.
+    since: SystemTime,
     /// The earliest notAfter on it, the CA's included.
     pub(crate) until: SystemTime,
 }
@@ -184,6 +198,7 @@ impl ClientTrust {
             algorithms,
             names,
             denied: revocation.deny.as_deref().map(Denied::load).transpose()?,
+            found: Bounded::new(MAX_REMEMBERED),
         };
         for (der, certificate) in ders.iter().zip(&parsed) {
             let issued_by = |other: &X509Certificate<'_>| {
@@ -357,21 +372,41 @@ impl ClientTrust {
         leaf: &CertificateDer<'_>,
         presented: &[CertificateDer<'_>],
         now: SystemTime,
-    ) -> Result<Path, NotTrusted> {
-        let bad = |why: String| NotTrusted::new(CertificateError::BadEncoding, why);
+    ) -> Result<Arc<Path>, NotTrusted> {
         if presented.len() >= MAX_PRESENTED {
             return Err(bad(format!(
                 "the client presents {} certificates; the limit is {MAX_PRESENTED}",
                 presented.len() + 1
             )));
         }
-        let (_, parsed) = X509Certificate::from_der(leaf)
-            .map_err(|error| bad(format!("the client certificate cannot be parsed: {error}")))?;
         let fingerprint = sha256(leaf);
         if self.denies(&fingerprint) {
             let why = denied(&fingerprint);
             return Err(NotTrusted::new(CertificateError::Revoked, why));
         }
+        let others = presented.iter().map(|der| sha256(der));
+        let shown: Presented = [fingerprint].into_iter().chain(others).collect();
+        let remembered = self.found.get(&shown, now);
+        let path = if let Some(path) = remembered.filter(|path| path.since <= now) {
+            path
+        } else {
+            let path = Arc::new(self.find(leaf, presented, now)?);
+            self.found.insert(shown, Arc::clone(&path), path.until, now);
+            path
+        };
+        self.check_revocation(&path.links, now)?;
+        Ok(path)
+    }
+
+    /// Finds the path from a certificate to a CA, and checks everything but revocation.
+    fn find(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<Path, NotTrusted> {
+        let (_, parsed) = X509Certificate::from_der(leaf)
+            .map_err(|error| bad(format!("the client certificate cannot be parsed: {error}")))?;
         check_purpose(&parsed)?;
         check_strength(&parsed)
             .map_err(|why| NotTrusted::new(CertificateError::InvalidPurpose, why))?;
@@ -391,7 +426,7 @@ impl ClientTrust {
                 &candidates,
                 UnixTime::since_unix_epoch(seconds),
                 KeyUsage::client_auth(),
-                None, // Revocation is looked up below, without a signature check per handshake.
+                None, // Revocation is looked up, without a signature check per handshake.
                 None,
             )
             .map_err(|error| explain(&error, &parsed))?;
@@ -410,6 +445,7 @@ impl ClientTrust {
             links: Vec::new(),
             anchor: anchor.id.clone(),
             named: None,
+            since: UNIX_EPOCH,
             until: anchor.not_after,
         };
         path.push(&parsed);
@@ -421,7 +457,6 @@ impl ClientTrust {
             path.named = path.named.or_else(|| self.names.get(&id).cloned());
         }
         path.named = path.named.or_else(|| self.names.get(&anchor.id).cloned());
-        self.check_revocation(&path.links, now)?;
         Ok(path)
     }
 
@@ -513,6 +548,12 @@ impl Path {
             issuer: IssuerId::of(certificate.issuer().as_raw()),
             serial: serial(certificate.raw_serial()).into(),
         });
-        self.until = self.until.min(time(certificate.validity().not_after));
+        let validity = certificate.validity();
+        self.since = self.since.max(time(validity.not_before));
+        self.until = self.until.min(time(validity.not_after));
     }
+}
+
+fn bad(why: String) -> NotTrusted {
+    NotTrusted::new(CertificateError::BadEncoding, why)
 }
