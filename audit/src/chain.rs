@@ -36,11 +36,18 @@ impl Hash {
     }
 
     pub(crate) fn hex(self) -> String {
-        self.0
-            .iter()
-            .flat_map(|byte| [byte >> 4, byte & 0xf])
-            .map(|nibble| char::from(nibble + if nibble < 10 { b'0' } else { b'a' - 10 }))
-            .collect()
+        self.digits().map(char::from).iter().collect()
+    }
+
+    /// Lower-case hex, as it is written.
+    fn digits(self) -> [u8; 64] {
+        let mut digits = [0; 64];
+        let (pairs, _) = digits.as_chunks_mut::<2>();
+        for (pair, byte) in pairs.iter_mut().zip(self.0) {
+            *pair = [byte >> 4, byte & 0xf]
+                .map(|nibble| nibble + if nibble < 10 { b'0' } else { b'a' - 10 });
+        }
+        digits
     }
 
     /// Reads what [`hex`](Self::hex) writes; capitals are another text.
@@ -68,14 +75,15 @@ fn nibble(digit: u8) -> Option<u8> {
 /// Writes a line with its end. `facts` is `,"event":"...",...`, without the links.
 pub(crate) fn seal(seq: u64, facts: &str, prev: Hash, into: &mut Vec<u8>) -> Hash {
     let start = into.len();
-    into.extend_from_slice(format!("{{\"seq\":{seq}").as_bytes());
+    into.extend_from_slice(b"{\"seq\":");
+    into.extend_from_slice(seq.to_string().as_bytes());
     into.extend_from_slice(facts.as_bytes());
     into.extend_from_slice(b",\"prev\":\"");
-    into.extend_from_slice(prev.hex().as_bytes());
+    into.extend_from_slice(&prev.digits());
     into.push(b'"');
     let hash = Hash::of(into.get(start..).unwrap_or_default());
     into.extend_from_slice(b",\"hash\":\"");
-    into.extend_from_slice(hash.hex().as_bytes());
+    into.extend_from_slice(&hash.digits());
     into.extend_from_slice(b"\"}\n");
     hash
 }

@@ -12,8 +12,6 @@ use portcullis_core::clock::Now;
 use portcullis_core::hook::{Disconnected, Event, Snapshot};
 use portcullis_core::wire::{QoS, ReasonCode, Version};
 use time::OffsetDateTime;
-use time::format_description::FormatItem;
-use time::macros::format_description;
 
 /// Longest text of one field, in bytes as written, escapes included. Ten such fields stay below
 /// [`MAX_LINE`](crate::chain::MAX_LINE).
@@ -106,13 +104,13 @@ pub(crate) struct Facts {
 
 impl Facts {
     pub(crate) fn new(kind: Kind, time: SystemTime) -> Self {
-        let mut text = String::with_capacity(256);
-        let _ = write!(
-            text,
-            ",\"time\":\"{}\",\"event\":\"{}\"",
-            rfc3339(time),
-            kind.as_str()
-        );
+        // Room for nearly all of them.
+        let mut text = String::with_capacity(384);
+        text.push_str(",\"time\":\"");
+        text.push_str(&rfc3339(time));
+        text.push_str("\",\"event\":\"");
+        text.push_str(kind.as_str());
+        text.push('"');
         Self { kind, text }
     }
 
@@ -198,10 +196,11 @@ impl Facts {
     }
 
     fn peer(&mut self, peer: Option<SocketAddr>) -> &mut Self {
-        match peer {
-            Some(peer) => self.text("peer", &peer.to_string()),
-            None => self,
+        if let Some(peer) = peer {
+            self.key("peer");
+            let _ = write!(self.text, "\"{peer}\"");
         }
+        self
     }
 
     fn code(&mut self, code: ReasonCode) -> &mut Self {
@@ -510,17 +509,30 @@ fn qos_number(qos: QoS) -> u64 {
     }
 }
 
-const RFC3339_MS: &[FormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
-
 /// UTC with milliseconds: all times have the same length and sort as text.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let millis = portcullis_core::clock::unix_millis(time);
     // A clock beyond the year 9999 has no such text; the epoch stands out in a record.
-    let millis = i128::from(portcullis_core::clock::unix_millis(time));
-    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000)
-        .ok()
-        .and_then(|time| time.format(RFC3339_MS).ok())
-        .unwrap_or_else(|| "1970-01-01T00:00:00.000Z".to_owned())
+    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let parts: [(u32, u32, char); 7] = [
+        (time.year().unsigned_abs(), 4, '-'),
+        (u8::from(time.month()).into(), 2, '-'),
+        (time.day().into(), 2, 'T'),
+        (time.hour().into(), 2, ':'),
+        (time.minute().into(), 2, ':'),
+        (time.second().into(), 2, '.'),
+        (time.millisecond().into(), 3, 'Z'),
+    ];
+    let mut text = String::with_capacity(24);
+    for (number, digits, end) in parts {
+        let places = (0..digits).rev();
+        text.extend(
+            places.filter_map(|place| char::from_digit(number / 10_u32.pow(place) % 10, 10)),
+        );
+        text.push(end);
+    }
+    text
 }
 
 /// Writes `text` as the inside of a JSON string of at most `limit` bytes and a mark that says how

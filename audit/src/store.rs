@@ -164,11 +164,17 @@ impl Store {
         Ok(store)
     }
 
+    /// Makes room in the buffer, once, for records that are about to be appended.
+    pub(crate) fn expect<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
+        let bytes: u64 = records.map(size).sum();
+        self.buffer.reserve(usize::try_from(bytes).unwrap_or(0));
+    }
+
     /// Seals a record into the buffer; `false` where the store is full and the record is lost.
     ///
     /// An error leaves everything as it was, so that the record can be given again.
     pub(crate) fn append(&mut self, record: &Record, now: Now) -> io::Result<bool> {
-        let size = record.text.len() as u64 + LINE_OVERHEAD;
+        let size = size(record);
         if !self.make_room(size, record.vital, now)? {
             return Ok(false);
         }
@@ -312,6 +318,11 @@ impl Store {
             let _ = fs::remove_file(&path);
         }
     }
+}
+
+/// Bytes of a sealed record, at most.
+fn size(record: &Record) -> u64 {
+    record.text.len() as u64 + LINE_OVERHEAD
 }
 
 /// Whether an error says that space is what is missing.

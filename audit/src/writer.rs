@@ -467,6 +467,7 @@ impl Writer {
                 self.lost_told = total;
             }
         }
+        self.store.expect(self.pending.iter());
         while let Some(record) = self.pending.front() {
             if !self.store.append(record, now)? {
                 *lost += 1;
