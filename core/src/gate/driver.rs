@@ -268,8 +268,15 @@ impl Future for Driver {
                 let farewell = this.connection.finish(&end, Now::read());
                 let place = this.place.take();
                 let unsent = this.output.split_off(this.written.min(this.output.len()));
-                if !matches!(end, End::Lost(_)) || this.stream.is_closing() {
-                    let stream = std::mem::replace(&mut this.stream, Stream::Closed);
+                let stream = std::mem::replace(&mut this.stream, Stream::Closed);
+                let done = unsent.is_empty() && farewell.is_empty() && stream.is_bare();
+                let goodbye = match end {
+                    End::Lost(_) => stream.is_closing(),
+                    // It is closing the connection already.
+                    End::Client { .. } => !done,
+                    End::Server(_) => true,
+                };
+                if goodbye {
                     tokio::spawn(say_goodbye(stream, unsent, farewell, place));
                 }
                 Poll::Ready(())

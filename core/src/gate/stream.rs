@@ -45,6 +45,14 @@ impl Stream {
         }
     }
 
+    /// Whether closing the socket is all there is to ending the stream.
+    pub(super) fn is_bare(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => true,
+            Self::Tls(_) | Self::WebSocket(_) => false,
+        }
+    }
+
     /// Whether the peer, although lost, is to get a goodbye.
     pub(super) fn is_closing(&self) -> bool {
         matches!(self, Self::WebSocket(socket) if socket.is_closing())
