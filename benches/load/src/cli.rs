@@ -82,6 +82,10 @@ pub(crate) struct Common {
     /// Connections that open at the same time
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: u32,
+    /// Connect from so many addresses in turn, 127.0.0.1 and those behind it; each has some 28 000
+    /// ports
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=254))]
+    sources: u8,
     /// Publishing, or opening connections, ends after so many seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) max_secs: u64,
@@ -245,8 +249,13 @@ impl Common {
             let why = "the broker is not on this machine; --allow-remote if that is meant";
             return Err(io::Error::other(why));
         }
+        if self.sources > 1 && self.host != Ipv4Addr::LOCALHOST {
+            let why = "--sources is for brokers on 127.0.0.1";
+            return Err(io::Error::other(why));
+        }
         raise_file_limit();
         Pool::new(Target {
+            sources: self.sources,
             address: SocketAddr::new(self.host, self.port),
             tls: self.tls()?,
             version: self.version(),

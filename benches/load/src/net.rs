@@ -1,14 +1,16 @@
 //! Many connections on one thread: readiness, reading and writing in large pieces.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
+use rustix::io::Errno;
 use rustls::{ClientConfig, ClientConnection};
 use rustls_pki_types::ServerName;
+use socket2::{Domain, Socket, Type};
 
 use crate::wire::{self, Incoming, Login, Version};
 
@@ -33,6 +35,8 @@ pub(crate) trait Client {
 /// How connections are made.
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
+    /// Addresses to connect from, 127.0.0.1 and those behind it; 1 leaves it to the system.
+    pub(crate) sources: u8,
     pub(crate) tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     pub(crate) version: Version,
 }
@@ -91,6 +95,23 @@ enum Stream {
     Closed,
 }
 
+impl Target {
+    /// Begins to connect, for connection `who`.
+    fn connect(&self, who: usize) -> io::Result<TcpStream> {
+        if self.sources == 1 {
+            return TcpStream::connect(self.address);
+        }
+        let last = who % usize::from(self.sources) + 1;
+        let source = Ipv4Addr::new(127, 0, 0, u8::try_from(last).unwrap_or(1));
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None)?;
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+        match socket.connect(&self.address.into()) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => Err(error),
+            Ok(()) | Err(_) => Ok(TcpStream::from_std(socket.into())),
+        }
+    }
+}
+
 impl Pool {
     pub(crate) fn new(target: Target) -> io::Result<Self> {
         Ok(Self {
@@ -134,10 +155,10 @@ impl Pool {
 
     /// Opens a connection; its number is one more than the last one's.
     pub(crate) fn open(&mut self, login: &Login<'_>) -> io::Result<usize> {
-        let mut socket = TcpStream::connect(self.target.address)?;
+        let who = self.connections.len();
+        let mut socket = self.target.connect(who)?;
         // Batches are made here, not by Nagle.
         socket.set_nodelay(true)?;
-        let who = self.connections.len();
         let interest = Interest::READABLE | Interest::WRITABLE;
         self.poll
             .registry()
