@@ -1,4 +1,5 @@
-//! What a decision costs, by size of the policy; what loading and a subscription cost.
+//! What a decision costs, by size of the policy; what loading and a subscription cost. The cached
+//! decision, which a device meets that publishes to few topics, is in `core/benches/engine.rs`.
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed bench")]
 
 use std::fmt::Write as _;
