@@ -115,6 +115,8 @@ pub(crate) struct Connection {
     stalled: Option<Instant>,
     /// What was last taken to be written has messages in it.
     carries_messages: bool,
+    /// What was last received has woken others.
+    has_woken: bool,
     /// A step of a re-authentication that the driver has to ask about.
     pub(crate) auth_step: Option<Vec<u8>>,
 }
@@ -158,6 +160,7 @@ impl Connection {
             paused: None,
             stalled: None,
             carries_messages: false,
+            has_woken: false,
             auth_step: None,
         }
     }
@@ -203,6 +206,7 @@ impl Connection {
         self.facts.bytes += consumed as u64;
         self.count();
         // Whatever this batch routed is on its way before its sender is slowed or ended.
+        self.has_woken = routing.wakes_others();
         drop(routing);
         let facts = std::mem::take(&mut self.facts);
         let weighed = self.weigh(&facts, now);
@@ -374,6 +378,11 @@ impl Connection {
             self.sealed = Some((std::mem::take(into), barrier));
         }
         Ok(())
+    }
+
+    /// Whether what was last received has given other connections something to write.
+    pub(crate) fn has_woken(&self) -> bool {
+        self.has_woken
     }
 
     /// The CONNACK, which goes out before anything else.

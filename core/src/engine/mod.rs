@@ -121,6 +121,11 @@ impl Drop for Routing<'_> {
 }
 
 impl<'e> Routing<'e> {
+    /// Whether connections will be woken when it is over.
+    pub(crate) fn wakes_others(&self) -> bool {
+        !self.wakes.is_empty()
+    }
+
     pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }

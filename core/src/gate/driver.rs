@@ -58,6 +58,8 @@ pub(super) struct Driver {
     output: Vec<u8>,
     written: usize,
     unflushed: bool,
+    /// Others had the turn after the last read; now it writes.
+    yielded: bool,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -85,6 +87,7 @@ impl Driver {
             output: Vec::new(),
             written: 0,
             unflushed: false,
+            yielded: false,
             blocked: None,
             timer: Box::pin(sleep_until(deadline.into())),
             renewal,
@@ -95,15 +98,32 @@ impl Driver {
 
     fn step(&mut self, context: &mut Context<'_>) -> Result<(), End> {
         let mut now = Now::read();
+        // Whatever is to be written later wakes the task.
+        let mut writes = true;
         for _ in 0..ROUNDS {
             let mut moved = self.judge(context, now)?;
-            moved |= self.read(context, now)?;
-            moved |= self.write(context, now)?;
+            if std::mem::take(&mut self.yielded) {
+                moved = true;
+            } else if self.read(context, now)? {
+                moved = true;
+                if self.connection.has_woken() && self.connection.unsent() > 0 {
+                    // The receivers first: they wait longer than this client for its
+                    // acknowledgements.
+                    self.yielded = true;
+                    break;
+                }
+            }
+            if moved || writes {
+                let choked = self.is_choked();
+                moved |= self.write(context, now)? && choked;
+                writes = false;
+            }
             if !moved {
                 self.connection.check_time(now)?;
                 if self.arm(context, now) {
                     return Ok(());
                 }
+                writes = true;
             }
             now = Now::read();
         }
