@@ -134,6 +134,20 @@ fn the_tools_know_messages() {
         .unwrap()
     };
     assert!(ask(QoS::AtLeastOnce, 1024).allowed);
+    let viewer = who("user:v", "v", &["viewer"]);
+    let less = Circumstances {
+        qos: QoS::ExactlyOnce,
+        ..Circumstances::from(None)
+    };
+    for filter in ["cam/#", "cam/x"] {
+        let said = explain(&policy, &viewer, less, Act::Subscribe, filter).unwrap();
+        assert!(!said.allowed, "{said}");
+        assert!(
+            said.to_string()
+                .contains("if QoS 1 is enough: that is granted"),
+            "{said}"
+        );
+    }
     let refused = ask(QoS::AtLeastOnce, 1025);
     assert!(!refused.allowed);
     let said = refused.to_string();

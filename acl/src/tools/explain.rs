@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use portcullis_core::hook::{Cover, Snapshot};
 use portcullis_core::topic::{self, TopicFilter, TopicLimits, TopicName};
+use portcullis_core::wire::QoS;
 
 use super::{Circumstances, Effective, effective, plain, rules, substituted};
 use crate::algebra::{self, View, WORK};
@@ -125,6 +126,24 @@ pub fn explain<'a>(
         {
             explanation.taught(lesson);
             explanation.cover = explanation.cover.map(|_| Cover::Full);
+        }
+    }
+    if act == Act::Subscribe && !explanation.allowed {
+        // As the broker does: who asks for more than it may have gets less.
+        let lower = [(1, QoS::AtLeastOnce), (0, QoS::AtMostOnce)];
+        for (level, qos) in lower
+            .into_iter()
+            .filter(|(_, qos)| *qos < circumstances.qos)
+        {
+            let at = Circumstances {
+                qos,
+                ..circumstances
+            };
+            if explain(policy, who, at, act, topic)?.allowed {
+                let instead = format!("nothing, if QoS {level} is enough: that is granted");
+                explanation.change.insert(0, instead);
+                break;
+            }
         }
     }
     Ok(explanation)
