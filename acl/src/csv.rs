@@ -69,6 +69,15 @@ pub(crate) fn fields(line: &str) -> Result<Option<Vec<Field<'_>>>, (Complaint, u
     Ok(Some(fields))
 }
 
+/// A field as it is written: in quotes where it would be read as something else without.
+pub(crate) fn written(field: &str) -> Cow<'_, str> {
+    if field.contains(',') || field.trim() != field {
+        format!("\"{field}\"").into()
+    } else {
+        field.into()
+    }
+}
+
 /// Whether a character has no shape of its own, or turns the order of others round.
 pub(crate) fn is_hidden(character: char) -> bool {
     matches!(

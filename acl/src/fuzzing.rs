@@ -5,6 +5,8 @@ use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName, matches};
 
 use crate::cond::Conditions;
 use crate::cover;
+use crate::load::{Source, Sources};
+use crate::policy::Policy;
 
 /// Most filters of one kind: more only repeat, and the check below is quadratic.
 const MOST: usize = 16;
@@ -78,15 +80,50 @@ fn suggested(filter: &str) -> Vec<String> {
     topics
 }
 
-/// A condition is read or refused, whatever it is, and what was read has an answer.
+/// A policy file is read or refused, and a policy that was read is what it is written as: its lines,
+/// as `describe` shows them, are the same policy again. So nothing is read in two ways.
+///
+/// # Panics
+///
+/// The property does not hold.
+pub fn policy_is_what_it_is_written_as(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else {
+        return;
+    };
+    let load = |text: &str| {
+        let sources = Sources {
+            policies: vec![Source::new("policy.csv", text)],
+            ..Sources::default()
+        };
+        Policy::load(&sources).map(|loaded| loaded.policy)
+    };
+    let Ok(policy) = load(text) else { return };
+    let written: Vec<String> = policy.texts().collect();
+    let again = load(&written.join("\n"));
+    let hash = again.as_ref().map(Policy::hash).map_err(Vec::as_slice);
+    assert_eq!(hash, Ok(policy.hash()), "{written:#?}");
+}
+
+/// A condition is read or refused, whatever it is; what was read has an answer, and is what it is
+/// written as.
+///
+/// # Panics
+///
+/// The property does not hold.
 pub fn condition(input: &[u8]) {
     if let Ok(text) = std::str::from_utf8(input) {
         let mut conditions = Conditions::default();
-        if conditions.number(text).is_ok()
+        if let Ok(number) = conditions.number(text)
             && let Ok(who) = crate::tools::Who::anonymous().snapshot()
         {
             let windows = conditions.windows_at(Some(std::time::SystemTime::UNIX_EPOCH));
             let _ = conditions.of(&who, &windows);
+            // What it asks of the client is a condition again (or too long for one), and the same.
+            if let Some(written) = conditions.of_client(number)
+                && let Ok(again) = conditions.number(&written)
+            {
+                assert_eq!(conditions.of_client(again), Some(written), "{text}");
+            }
         }
     }
 }

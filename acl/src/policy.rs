@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use portcullis_core::hook::{Rule, Snapshot};
 
 use crate::cond::{Conditions, Truth};
+use crate::csv::written;
 use crate::pattern::{Level, Slots};
 
 /// What a line is about. `subscribe` governs deliveries too.
@@ -217,14 +218,24 @@ impl Policy {
         self.rules.get(number as usize)
     }
 
+    /// Its lines, in one spelling: read again they are the same policy.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = String> {
+        let rules = self.rules.iter().map(|rule| self.text(rule));
+        let given = self.links.iter().map(|link| {
+            let member = written(self.subjects.name(link.member));
+            format!("g, {member}, {}", written(self.subjects.name(link.role)))
+        });
+        rules.chain(given)
+    }
+
     pub(crate) fn text(&self, rule: &PolicyRule) -> String {
-        let subject = quoted(self.subjects.name(rule.subject));
-        let topic = quoted(&rule.topic);
+        let subject = written(self.subjects.name(rule.subject));
+        let topic = written(&rule.topic);
         let (act, effect) = (rule.act, rule.effect.as_str());
         let mut text = format!("p, {subject}, {topic}, {act}, {effect}");
         if let Some(cond) = rule.cond {
             // Writing to a string cannot fail.
-            let _ = write!(text, ", {}", quoted(self.conditions.text(cond)));
+            let _ = write!(text, ", {}", written(self.conditions.text(cond)));
         }
         text
     }
@@ -313,12 +324,7 @@ impl Policy {
     }
 
     fn digest(&self) -> Box<str> {
-        let rules = self.rules.iter().map(|rule| self.text(rule));
-        let given = self.links.iter().map(|link| {
-            let member = quoted(self.subjects.name(link.member));
-            format!("g, {member}, {}", quoted(self.subjects.name(link.role)))
-        });
-        let mut texts: Vec<String> = rules.chain(given).collect();
+        let mut texts: Vec<String> = self.texts().collect();
         texts.sort_unstable();
         let mut context = digest::Context::new(&digest::SHA256);
         for text in &texts {
@@ -331,13 +337,5 @@ impl Policy {
             let _ = write!(hex, "{byte:02x}");
         }
         hex.into()
-    }
-}
-
-fn quoted(field: &str) -> String {
-    if field.contains(',') {
-        format!("\"{field}\"")
-    } else {
-        field.to_owned()
     }
 }

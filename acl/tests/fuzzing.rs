@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use portcullis_acl::fuzzing::{condition, cover_agrees_with_topics};
+use portcullis_acl::fuzzing::{
+    condition, cover_agrees_with_topics, policy_is_what_it_is_written_as,
+};
 use proptest::prelude::*;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
@@ -25,6 +27,9 @@ fn the_properties_hold_for_every_saved_input() {
     for input in corpus("condition") {
         condition(&input);
     }
+    for input in corpus("policy") {
+        policy_is_what_it_is_written_as(&input);
+    }
 }
 
 proptest! {
@@ -33,6 +38,16 @@ proptest! {
         lines in prop::collection::vec("[!=]?([ab+]|\\$s|)(/([ab+]|)){0,3}(/#)?", 1..8),
     ) {
         cover_agrees_with_topics(lines.join("\n").as_bytes());
+    }
+
+    #[test]
+    fn policies_are_what_they_are_written_as(
+        lines in prop::collection::vec(
+            "[pg#]?[ ,]{1,2}(\"?(role:|cert:|\\*)[ a,\"]{0,3}\"?[, ]{1,2}|[ab/+#{}\" ,]{0,4}|, ){1,3}(publish|share)[ ,]{1,2}(allow|deny)( ,\"?qos <= 1\"?)?[ \r\t,\"]{0,2}",
+            1..6,
+        ),
+    ) {
+        policy_is_what_it_is_written_as(lines.join("\n").as_bytes());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
 
 use super::Who;
+use crate::csv::written;
 use crate::load::{Source, Sources};
 use crate::pattern::{self, Slots, is_safe};
 use crate::policy::{Act, Policy};
@@ -208,14 +209,14 @@ fn write(
             let _ = writeln!(
                 text,
                 "p, {}, {}, {act}, allow",
-                field(&subject),
-                field(topic)
+                written(&subject),
+                written(topic)
             );
             rules += 1;
         }
         if subject.starts_with("role:") {
             for member in members.iter().filter(|who| **who != "anonymous") {
-                let _ = writeln!(text, "g, {}, {subject}", field(member));
+                let _ = writeln!(text, "g, {}, {subject}", written(member));
             }
         }
     }
@@ -226,14 +227,6 @@ fn write(
         }
     }
     rules
-}
-
-fn field(text: &str) -> String {
-    if text.contains(',') || text.trim() != text {
-        format!("\"{text}\"")
-    } else {
-        text.to_owned()
-    }
 }
 
 impl Draft {
