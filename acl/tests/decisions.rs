@@ -302,6 +302,39 @@ fn a_replaced_policy_moves_the_generation_and_old_grants_stay_as_they_were() {
     );
 }
 
+/// Many threads ask while the policy is replaced again and again.
+#[test]
+fn who_sees_a_generation_finds_its_policy() {
+    const CHANGES: u64 = 300;
+    let only = |number: u64| policy(&format!("p, *, v/{number}, publish, allow"));
+    let acl = Acl::new(only(0));
+    let first = acl.generation();
+    let client = who("cert:a", "c", &[]);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut seen = 0;
+                while seen < CHANGES {
+                    let generation = acl.generation();
+                    let grants = acl.grants(&client);
+                    let least = generation - first;
+                    let newest = (least..=CHANGES).find(|number| {
+                        let topic = format!("v/{number}");
+                        grants
+                            .decide(Action::Publish, name(&topic), &small())
+                            .is_allowed()
+                    });
+                    assert!(newest.is_some(), "an older policy than generation {least}");
+                    seen = least;
+                }
+            });
+        }
+        for number in 1..=CHANGES {
+            acl.replace(only(number));
+        }
+    });
+}
+
 #[test]
 fn a_rule_is_described_with_file_and_line() {
     let acl = acl("# first\np, cert:a, t/#, publish, deny\np, \"cert:CN=a,O=b\", t, publish, deny");

@@ -164,6 +164,57 @@ fn rule_6_a_revoked_subscription_is_suspended_and_resumes() {
     assert_eq!(reader.payloads(&world), ["yes"]);
 }
 
+/// The generation is looked at before the grants: an old answer never passes for a new one.
+#[test]
+fn rule_6_a_policy_that_changes_while_it_is_asked_leaves_no_old_answer() {
+    struct Changing(AtomicU64);
+    struct Fixed(bool);
+    impl Authorizer for Changing {
+        fn name(&self) -> &'static str {
+            "changing"
+        }
+        fn grants(&self, _: &Snapshot) -> Arc<dyn Grants> {
+            // The first who asks gets the old policy, and meanwhile there is a new one.
+            let old = self.0.swap(1, Ordering::SeqCst) == 0;
+            Arc::new(Fixed(old))
+        }
+        fn generation(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+    impl Grants for Fixed {
+        fn decide(&self, _: Action, _: TopicName<'_>, _: &MessageFacts) -> Decision {
+            if self.0 {
+                Decision::Allow(Rule(0))
+            } else {
+                Decision::Silent
+            }
+        }
+        fn share(&self, _: &str) -> Decision {
+            Decision::Silent
+        }
+        fn cover(&self, _: TopicFilter<'_>, _: &MessageFacts, _: &Effort) -> Cover {
+            Cover::Nothing(None)
+        }
+        fn describe(&self, _: Rule) -> String {
+            String::new()
+        }
+    }
+    let modules = Modules {
+        authorizers: vec![Arc::new(Changing(AtomicU64::new(0)))],
+        ..Modules::default()
+    };
+    let subject = Subject::system("sys", &modules);
+    let topic = TopicName::new("t", Settings::default().mqtt.topic).unwrap();
+    let message = MessageFacts::smallest(QoS::AtMostOnce);
+    let rights = subject.rights(&modules);
+    assert!(
+        rights
+            .decide(Action::Publish, topic, &message, &modules)
+            .is_err()
+    );
+}
+
 #[test]
 fn rule_6_what_waits_in_a_queue_is_checked_by_the_present_policy() {
     let world = World::new();
