@@ -40,6 +40,10 @@ pub fn check(argument: &cli::ConfigArg) -> Outcome {
         Ok(fits) => println!("open files leave room for {fits} connections"),
         Err(warning) => println!("warning: {warning}"),
     }
+    match wiring::memory_budget(&config) {
+        Ok(budget) => println!("{budget}"),
+        Err(warning) => println!("warning: {warning}"),
+    }
     let counts = loaded.policy.counts();
     println!(
         "policy {}: {} rules, {} role lines, {} subjects",

@@ -11,6 +11,7 @@ pub mod http;
 pub mod keeper;
 pub mod learn;
 pub mod log;
+pub mod memory;
 pub mod numbers;
 pub mod operate;
 pub mod passwd;

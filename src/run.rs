@@ -55,6 +55,10 @@ pub async fn run(config: Config, on_ready: OnReady<'_>) -> Result<(), Vec<String
         Ok(fits) => tracing::info!(connections = fits, "descriptors leave room"),
         Err(warning) => tracing::warn!("{warning}"),
     }
+    match wiring::memory_budget(&config) {
+        Ok(budget) => tracing::info!("{budget}"),
+        Err(warning) => tracing::warn!("{warning}"),
+    }
     if let Err(warning) = wiring::forbid_core_dumps() {
         tracing::warn!("{warning}");
     }

@@ -19,6 +19,7 @@ use portcullis_core::topic::TopicLimits;
 use portcullis_core::wire::QoS;
 
 use crate::config::{self, Bind, CertificateName, ClientAuth, Config, DurabilityMode, Method};
+use crate::memory;
 
 /// Descriptors that the program needs besides its connections: files, listeners, the runtime's.
 const OWN_DESCRIPTORS: u64 = 64;
@@ -508,6 +509,8 @@ pub fn core_settings(config: &Config) -> Settings {
             retained_bytes: size(limits.retained_bytes),
             retained_messages_per_principal: limits.retained_messages_per_principal as usize,
             retained_bytes_per_principal: size(limits.retained_bytes_per_principal),
+            memory: limits.memory.unwrap_or_else(memory::share),
+            idle: limits.idle,
         },
         enforcement: core::Enforcement {
             subscribe: match config.acl.subscribe {
@@ -635,6 +638,24 @@ pub fn forbid_core_dumps() -> Result<(), String> {
     };
     setrlimit(Resource::Core, none)
         .map_err(|error| format!("a crash may leave keys in a core dump: {error}"))
+}
+
+/// How much memory the process may have, in words.
+///
+/// # Errors
+///
+/// A warning: it is more than there is.
+pub fn memory_budget(config: &Config) -> Result<String, String> {
+    let budget = core_settings(config).limits.memory;
+    let mib = budget >> 20;
+    match memory::given() {
+        Some(given) if given < budget => Err(format!(
+            "limits.memory = {mib} MiB, but the machine or its cgroup gives {} MiB: the system would \
+             kill the broker before it sheds anybody; lower it",
+            given >> 20
+        )),
+        _ => Ok(format!("the process may have {mib} MiB of memory")),
+    }
 }
 
 /// Raises the limit of open files to the hard one and says what fits.

@@ -92,6 +92,7 @@ retained-messages = 1000000
 retained-bytes = "1 GiB"
 retained-messages-per-principal = 100000
 retained-bytes-per-principal = "128 MiB"
+idle = "10 min"
 
 [durability]
 mode = "fsync"
@@ -230,6 +231,8 @@ fn what_is_left_out_has_the_documented_default() {
             retained_bytes: 1_073_741_824,
             retained_messages_per_principal: 100_000,
             retained_bytes_per_principal: 134_217_728,
+            memory: None,
+            idle: Duration::from_mins(10),
         }
     );
     let durability = Durability {
@@ -402,6 +405,11 @@ fn what_weakens_or_surprises_is_a_warning() {
     assert!(
         small.contains(":8:15: queue-bytes in [limits] is less than max-packet-size"),
         "{small}"
+    );
+    let retained = warnings(&format!("{LEAST}[limits]\nmemory = '1 GiB'\n"));
+    assert!(
+        retained.contains(":8:10: retained-bytes in [limits] is more than half of memory"),
+        "{retained}"
     );
     let both = warnings(&format!(
         "{LEAST}[auth]\nrequire = ['certificate', 'jwt']\n[[auth.jwt]]\nissuer = 'i'\n\

@@ -8,6 +8,7 @@ use std::task::Waker;
 
 use arc_swap::ArcSwap;
 
+use crate::budget::Process;
 use crate::bus::Native;
 use crate::clock::Now;
 use crate::connection::{Connection, Terms};
@@ -55,6 +56,7 @@ impl World {
             settings,
             Arc::new(bus),
             None,
+            Arc::new(Process),
         )))
     }
 

@@ -20,6 +20,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::budget::{self, Memory};
 use crate::bus::{Bus, Native};
 use crate::clock::{CALENDAR, Now};
 use crate::engine::{Close, Engine, Watch};
@@ -48,6 +49,7 @@ pub struct Builder {
     modules: Modules,
     bus: Option<Arc<dyn Bus>>,
     store: Option<store::Options>,
+    memory: Option<Arc<dyn Memory>>,
 }
 
 /// Why a broker did not start. Nothing runs then.
@@ -66,6 +68,9 @@ pub enum StartError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The memory of the process cannot be told.
+    #[error("the memory of the process cannot be read ({0}); /proc must be there")]
+    Memory(String),
     /// The store cannot be used.
     #[error("the store: {0}")]
     Store(#[from] store::StoreError),
@@ -119,6 +124,14 @@ impl Builder {
     #[must_use]
     pub fn store(mut self, options: store::Options) -> Self {
         self.store = Some(options);
+        self
+    }
+
+    /// Asks another about the memory that `limits.memory` bounds than [`budget::Process`]; for a
+    /// broker inside another program.
+    #[must_use]
+    pub fn memory(mut self, memory: Arc<dyn Memory>) -> Self {
+        self.memory = Some(memory);
         self
     }
 
@@ -180,7 +193,12 @@ impl Builder {
                 None => Native::new(settings, metrics),
             })
         });
-        let engine = Arc::new(Engine::new(modules, settings, Arc::clone(&bus), journal));
+        let memory = self.memory.unwrap_or_else(|| Arc::new(budget::Process));
+        let engine = Engine::new(modules, settings, Arc::clone(&bus), journal, memory);
+        if let Some(error) = engine.budget.failed() {
+            return Err(StartError::Memory(error));
+        }
+        let engine = Arc::new(engine);
         engine.restore(sessions, unrouted, Now::read());
         let (stop, stopping) = watch::channel(false);
         let gate = Arc::new(Gate::new(Arc::clone(&engine), stopping.clone()));
@@ -227,8 +245,8 @@ async fn tend(
                 tracing::error!(%error, "compaction of the store failed");
             }
         }
-        watch.look(&engine, &CALENDAR, now);
         engine.tick(now);
+        watch.look(&engine, &CALENDAR, now);
         sys.tend(&engine, now);
         if count.is_multiple_of(5) {
             bus.tend(now);

@@ -13,6 +13,7 @@
 #[doc(hidden)]
 pub mod benching;
 pub mod broker;
+pub mod budget;
 pub mod bus;
 pub mod clock;
 mod connection;

@@ -65,6 +65,17 @@ metrics! {
     retained_bytes: "gauge", "Bytes of retained messages at present.";
     queued_messages: "gauge", "Messages in session queues at present.";
     queued_bytes: "gauge", "Bytes in session queues at present.";
+    memory_used: "gauge", "Resident memory of the process at the last reading, and what is swapped out, bytes.";
+    memory_budget: "gauge", "Memory that the process may have, bytes.";
+    memory_level: "gauge", "How short memory is: 0 calm, 1 pressed, 2 full, 3 spent.";
+    memory_unread: "counter", "Times that the memory of the process could not be read.";
+    memory_clients_shed: "counter", "CONNECTs of new clients refused because memory was short.";
+    memory_arrivals_shed: "counter", "Connections closed at once because memory was spent.";
+    memory_evicted: "counter", "Idle connections ended because memory was short.";
+    memory_messages_refused: "counter", "Messages refused because they would have had to be kept and memory was short.";
+    memory_retained_refused: "counter", "Retained messages refused because memory was short.";
+    memory_subscriptions_refused: "counter", "Subscriptions refused because memory was short.";
+    memory_dropped_qos0: "counter", "`QoS` 0 messages dropped because they would have had to wait and memory was short.";
     accepted: "counter", "Connections accepted.";
     shed: "counter", "Connections closed at once: a connection limit, no descriptor, or too many handshakes.";
     refused_arrivals: "counter", "Connections refused by an admission module before TLS.";

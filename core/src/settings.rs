@@ -78,6 +78,11 @@ pub struct Limits {
     pub retained_messages_per_principal: usize,
     /// Bytes of retained messages of one author.
     pub retained_bytes_per_principal: usize,
+    /// Memory of the whole process, bytes; see [`crate::budget`].
+    pub memory: u64,
+    /// While memory is short, a connection without subscriptions that has published nothing for so
+    /// long may be ended.
+    pub idle: Duration,
 }
 
 /// What is done about the answers of the policy.
@@ -159,6 +164,8 @@ impl Default for Settings {
                 retained_bytes: 1 << 30,
                 retained_messages_per_principal: 100_000,
                 retained_bytes_per_principal: 128 << 20,
+                memory: 4 << 30,
+                idle: Duration::from_mins(10),
             },
             enforcement: Enforcement {
                 subscribe: PartlyCovered::Reject,

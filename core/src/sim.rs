@@ -17,6 +17,7 @@ mod fan_out;
 mod faults;
 mod flows;
 mod matching;
+mod pressure;
 mod retained;
 mod rules;
 mod sessions;
@@ -24,6 +25,7 @@ mod shared;
 mod sys;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -344,6 +346,8 @@ pub(crate) struct World {
     pub(crate) policy: Arc<Table>,
     pub(crate) register: Arc<Register>,
     pub(crate) notes: Arc<Notes>,
+    /// What the process has, bytes.
+    pub(crate) memory: Arc<AtomicU64>,
     /// Where the bus is the slow one.
     pub(crate) slow: Option<Arc<bus::Slow>>,
     pub(crate) now: Now,
@@ -364,6 +368,8 @@ pub(crate) struct As {
     pub(crate) will_retain: bool,
     /// Message Expiry Interval of the will, seconds.
     pub(crate) will_expiry: Option<u32>,
+    /// Over a Unix socket.
+    pub(crate) local: bool,
 }
 
 impl As {
@@ -381,6 +387,7 @@ impl As {
             will: None,
             will_retain: false,
             will_expiry: None,
+            local: false,
         }
     }
 
@@ -494,8 +501,16 @@ impl World {
         };
         let settings = Arc::new(ArcSwap::from_pointee(settings));
         let (slow, bus) = bus(Arc::clone(&settings), &modules);
+        let memory = Arc::new(AtomicU64::default());
         Self {
-            engine: Arc::new(Engine::new(Arc::new(modules), settings, bus, journal)),
+            engine: Arc::new(Engine::new(
+                Arc::new(modules),
+                settings,
+                bus,
+                journal,
+                Arc::clone(&memory) as _,
+            )),
+            memory,
             policy,
             register,
             notes,
@@ -520,7 +535,7 @@ impl World {
             credential: Credential::new("test", name),
             client_id: id.into(),
             listener: "test".into(),
-            address: None,
+            address: (!how.local).then_some(Ipv4Addr::LOCALHOST.into()),
         };
         let modules = &self.engine.modules;
         let subject = Subject::new(snapshot, modules);

@@ -55,6 +55,9 @@ const ROWS: &[Row] = &[
         number(f.metrics.retained_messages.value())
     }),
     ("store/full", |f| number(f.metrics.store_full.value())),
+    ("memory/used", |f| number(f.metrics.memory_used.value())),
+    ("memory/budget", |f| number(f.metrics.memory_budget.value())),
+    ("memory/level", |f| number(f.metrics.memory_level.value())),
     ("clock/jumps", |f| number(f.metrics.clock_jumps.value())),
     ("store/messages/count", |f| {
         let queued = f.metrics.queued_messages.value();
@@ -68,6 +71,7 @@ fn number(value: u64) -> String {
 
 fn dropped(metrics: &Metrics) -> u64 {
     metrics.dropped_qos0.value()
+        + metrics.memory_dropped_qos0.value()
         + metrics.dropped_offline.value()
         + metrics.dropped_too_large.value()
         + metrics.dropped_expired.value()

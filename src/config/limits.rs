@@ -101,6 +101,11 @@ pub struct Limits {
     pub retained_messages_per_principal: u32,
     /// Bytes of retained messages of one author.
     pub retained_bytes_per_principal: u64,
+    /// Memory of the whole process, bytes; `None`: half of what the machine gives.
+    pub memory: Option<u64>,
+    /// While memory is short, a connection without subscriptions that has published nothing for so
+    /// long may be ended.
+    pub idle: Duration,
 }
 
 impl Default for Limits {
@@ -125,6 +130,8 @@ impl Default for Limits {
             retained_bytes: 1 << 30,
             retained_messages_per_principal: 100_000,
             retained_bytes_per_principal: 128 << 20,
+            memory: None,
+            idle: Duration::from_mins(10),
         }
     }
 }
@@ -185,6 +192,9 @@ pub(super) fn read_mqtt(mut section: Section<'_>) -> Mqtt {
 pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
     const MILLISECOND: Duration = Duration::from_millis(1);
     const LONGEST_CONNECT: Duration = Duration::from_hours(1);
+    const SECOND: Duration = Duration::from_secs(1);
+    // A started broker has some 20 MiB, and is calm below 80 %.
+    const LEAST_MEMORY: u64 = 32 << 20;
 
     let default = Limits::default();
     let mut count = |key, default| section.count(key, default, 1, u32::MAX);
@@ -240,7 +250,21 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
             default.retained_bytes_per_principal,
             MAX_BYTES,
         ),
+        memory: Some(section.size_between("memory", 0, (LEAST_MEMORY, MAX_BYTES)))
+            .filter(|bytes| *bytes > 0),
+        idle: section.duration("idle", default.idle, (SECOND, MAX_DURATION)),
     };
+    if limits
+        .memory
+        .is_some_and(|memory| limits.retained_bytes > memory / 2)
+    {
+        section.source().warn(
+            section.place("memory").unwrap_or(section.at()),
+            "retained-bytes in [limits] is more than half of memory",
+            "retained messages alone can make the broker refuse new clients: lower retained-bytes, \
+             or raise memory",
+        );
+    }
     for (key, bytes) in [
         ("queue-bytes", limits.queue_bytes),
         ("retained-bytes", limits.retained_bytes),

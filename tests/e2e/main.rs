@@ -33,6 +33,7 @@ mod harness;
 mod limits;
 mod oauth;
 mod others;
+mod overload;
 mod policy;
 mod process;
 mod quickstart;

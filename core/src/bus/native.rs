@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
+use crate::budget::Level;
 use crate::clock::Now;
 use crate::guard::{Authorized, Stored};
 use crate::hook::Principal;
@@ -148,6 +149,12 @@ impl Native {
                 self.metrics.retained_over_quota.inc();
                 return Appended::Full(limit);
             }
+            // A will was kept already.
+            let spared = !kept || publication.asked.will;
+            if !spared && Level::of(&self.metrics) >= Level::Full && retained.grows(&message) {
+                self.metrics.memory_retained_refused.inc();
+                return Appended::Full("limits.memory");
+            }
             let written = if kept {
                 self.record(false, &mut |steps| steps.retained(&message))
             } else {
@@ -171,6 +178,12 @@ impl Native {
 }
 
 impl Retained {
+    /// Whether more bytes are kept with this message in its place.
+    fn grows(&self, message: &Stored<Message>) -> bool {
+        let freed = self.by_topic.get(message.topic()).map(Stored::weight);
+        freed.is_none_or(|freed| message.weight() > freed)
+    }
+
     /// The limit of the whole store that would not hold with this message in its place.
     fn full(&self, message: &Stored<Message>, limits: &Limits) -> Option<&'static str> {
         let old = self.by_topic.get(message.topic());

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::budget::{LARGE, Level};
 use crate::clock::Now;
 use crate::engine::{Attached, Close, Engine, Routing, Session, Taken, Tickets};
 use crate::guard::{Inbound, Subject};
@@ -117,6 +118,8 @@ pub(crate) struct Connection {
     carries_messages: bool,
     /// What was last received has woken others.
     has_woken: bool,
+    /// When the client last published, if it has since it last took something.
+    published: Option<Instant>,
     /// A step of a re-authentication that the driver has to ask about.
     pub(crate) auth_step: Option<Vec<u8>>,
 }
@@ -161,6 +164,7 @@ impl Connection {
             stalled: None,
             carries_messages: false,
             has_woken: false,
+            published: None,
             auth_step: None,
         }
     }
@@ -204,6 +208,9 @@ impl Connection {
         };
         let consumed = input.len() - rest.len();
         self.facts.bytes += consumed as u64;
+        if self.facts.publishes > 0 {
+            self.published = Some(now.mono);
+        }
         self.count();
         // Whatever this batch routed is on its way before its sender is slowed or ended.
         self.has_woken = routing.wakes_others();
@@ -347,7 +354,8 @@ impl Connection {
             }
             return Ok(());
         }
-        match self.attached.take(into, waker, &mut routing) {
+        let published = self.published.take();
+        match self.attached.take(into, waker, published, &mut routing) {
             Taken::Output {
                 sent,
                 stalled,
@@ -405,6 +413,28 @@ impl Connection {
     /// Bytes of answers that wait to be taken.
     pub(crate) fn unsent(&self) -> usize {
         self.replies.len()
+    }
+
+    /// Whether a client that has taken nothing for a while, with so many bytes written for it, is too
+    /// much: memory is short.
+    pub(crate) fn is_burden(&self, unsent: usize) -> bool {
+        unsent >= LARGE && self.engine.budget.level() >= Level::Full
+    }
+
+    /// So many more bytes of a packet have come that is not complete. A large one is not waited for
+    /// when memory is spent.
+    pub(crate) fn grew(&self, bytes: usize, size: usize) -> Result<(), End> {
+        if size < LARGE {
+            return Ok(());
+        }
+        self.engine.budget.grew(bytes);
+        if self.engine.budget.level() < Level::Spent {
+            return Ok(());
+        }
+        Err(End::server(
+            ReasonCode::QuotaExceeded,
+            "limits.memory: memory is spent in the middle of a large packet",
+        ))
     }
 
     /// The client's socket took bytes.

@@ -1,7 +1,9 @@
 //! How clients get their sessions and leave them: ownership, takeover, clean starts, endings.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::budget::{self, Level};
 use crate::clock::Now;
 use crate::guard::{Authorized, Subject};
 use crate::hook::{Event, Principal};
@@ -63,6 +65,8 @@ pub(crate) enum NotAttached {
     TooMany(usize),
     /// The store does not take a session that must survive.
     StoreFull,
+    /// Memory is short, and the client is new or brings a large will.
+    NoMemory,
 }
 
 impl Engine {
@@ -85,6 +89,10 @@ impl Engine {
             {
                 return Err(NotAttached::SomebodyElses(session.owner.clone()));
             }
+            if !self.has_memory_for(&client, known.is_some()) {
+                self.metrics.memory_clients_shed.inc();
+                return Err(NotAttached::NoMemory);
+            }
             let limit = routing.settings.limits.sessions_per_principal;
             let owned = registry.owned.get(principal).copied().unwrap_or(0);
             if known.is_none() && owned >= limit {
@@ -104,6 +112,7 @@ impl Engine {
                     .sessions
                     .insert(Arc::clone(client_id), Arc::clone(&session));
                 self.metrics.sessions.inc();
+                routing.grew(budget::SESSION);
             }
             self.timers
                 .lock()
@@ -161,6 +170,20 @@ impl Engine {
             self.fire(&will, &mut routing);
         }
         Ok(attached)
+    }
+
+    /// Whether memory is there for a client. Who comes back takes what waits and so makes room: it
+    /// is let in, unless it brings a will that takes room itself.
+    fn has_memory_for(&self, client: &Admitted, comes_back: bool) -> bool {
+        match self.budget.level() {
+            Level::Calm => true,
+            // Over a Unix socket, by the broker's own user.
+            _ if client.subject.snapshot().address.is_none() => true,
+            Level::Pressed => comes_back,
+            Level::Full | Level::Spent => {
+                comes_back && client.will.as_ref().is_none_or(Will::is_small)
+            }
+        }
     }
 
     /// Writes down that a client has this session; the CONNACK waits for it.
@@ -339,14 +362,17 @@ impl Engine {
 }
 
 impl Attached {
-    /// Takes what a connection has to write; see [`Taken`].
+    /// Takes what a connection has to write; see [`Taken`]. `published`: when its client last did, if
+    /// it has since the last time.
     pub(crate) fn take(
         &self,
         into: &mut Vec<u8>,
         waker: &std::task::Waker,
+        published: Option<Instant>,
         routing: &mut Routing<'_>,
     ) -> Taken {
-        self.session.lock().take(self.epoch, into, waker, routing)
+        let mut state = self.session.lock();
+        state.take(self.epoch, into, waker, published, routing)
     }
 
     /// The client acknowledged something that was sent to it; whether that moved anything on.

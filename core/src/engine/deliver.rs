@@ -7,13 +7,13 @@
 
 use std::sync::Arc;
 
+use crate::budget::{ENTRY, Level};
 use crate::guard::{self, Authorized, Delivery, Stored};
 use crate::journal::Entry;
 use crate::message::{Message, Publication};
 use crate::wire::QoS;
 
 use super::flight::{InFlight, Kept, next_id};
-use super::link::OUTPUT_HIGH_WATER;
 use super::queue::Queued;
 use super::session::{Covered, Session, State};
 use super::tree::{ShareGroup, Slot};
@@ -153,11 +153,17 @@ impl State {
         if self.expiry == 0 || self.ended || delivery.qos == QoS::AtMostOnce {
             return Delivered::Not;
         }
+        // A will that fires was kept already, and there is nobody to tell of a refusal.
+        if routing.level() >= Level::Full && !delivery.publication.asked.will {
+            routing.refuse_for_memory();
+            return Delivered::Not;
+        }
         let entry = self.next_entry(delivery.qos);
         let queued = Queued::of(entry, delivery, share, store());
         if !self.record_taken(&queued, None, routing) {
             return Delivered::Not;
         }
+        routing.grew(queued.message.weight() + ENTRY);
         self.queue.push(queued, None, routing.metrics());
         self.trim(routing);
         Delivered::Taken
@@ -179,7 +185,7 @@ impl State {
         store: &dyn Fn() -> Stored<Message>,
         routing: &mut Routing<'_>,
     ) -> Delivered {
-        let open = self.is_open();
+        let open = self.is_open(delivery.publication.payload.len(), routing);
         let Some(link) = &mut self.link else {
             return Delivered::Not;
         };
@@ -188,24 +194,30 @@ impl State {
             link.wake(routing);
             return Delivered::Taken;
         }
+        if routing.level() >= Level::Full {
+            routing.metrics().memory_dropped_qos0.inc();
+            return Delivered::Not;
+        }
         let message = store();
         if !self.queue.has_room(message.weight(), routing.bound()) {
             routing.metrics().dropped_qos0.inc();
             return Delivered::Not;
         }
+        routing.grew(message.weight() + ENTRY);
         let queued = Queued::of(0, delivery, share, message);
         self.queue.push(queued, None, routing.metrics());
         Delivered::Taken
     }
 
-    /// Whether a message can go out before others that wait.
-    fn is_open(&self) -> bool {
+    /// Whether a message with a payload of this size can go out before others that wait.
+    fn is_open(&self, payload: usize, routing: &Routing<'_>) -> bool {
         self.queue.is_empty()
             && self.resuming == 0
             && self
                 .link
                 .as_ref()
-                .is_some_and(|link| link.output.len() < OUTPUT_HIGH_WATER)
+                .is_some_and(|link| link.output.len() < routing.high_water)
+            && routing.may_encode(payload)
     }
 
     fn push_acknowledged(
@@ -215,12 +227,18 @@ impl State {
         store: &dyn Fn() -> Stored<Message>,
         routing: &mut Routing<'_>,
     ) -> Delivered {
+        let keep = self.expiry > 0 || share.is_some();
+        let open = self.is_open(delivery.publication.payload.len(), routing);
+        if (keep || !open) && routing.level() == Level::Spent {
+            routing.refuse_for_memory();
+            return Delivered::Not;
+        }
         let entry = self.next_entry(delivery.qos);
         let window = self
             .link
             .as_ref()
             .map_or(0, |link| usize::from(link.window));
-        if self.is_open()
+        if open
             && self.inflight.len() < window
             && let Some(id) = next_id(&mut self.last_id, &self.inflight)
         {
@@ -230,13 +248,15 @@ impl State {
                     return Delivered::Not;
                 }
             }
-            let keep = self.expiry > 0 || share.is_some();
             let Some(link) = &mut self.link else {
                 return Delivered::Not;
             };
             if link.send(delivery, Some((id, false)), false, routing) {
                 link.wake(routing);
                 let kept = keep.then(|| Kept::of(delivery, share, store()));
+                if let Some(kept) = &kept {
+                    routing.grew(kept.message.weight());
+                }
                 self.inflight
                     .push_back(InFlight::new(entry, id, delivery.qos, kept));
             } else {
@@ -248,7 +268,8 @@ impl State {
         if !self.record_taken(&queued, None, routing) {
             return Delivered::Not;
         }
-        let (weight, bound) = (queued.message.weight(), routing.bound());
+        let (weight, bound) = (queued.message.weight(), routing.bound_online());
+        routing.grew(weight + ENTRY);
         if !self.queue.has_room(weight, bound) {
             self.queue.drop_qos0(routing.metrics());
         }
@@ -268,10 +289,10 @@ impl State {
 
     /// Moves queued and retained messages into the output while there is room.
     pub(super) fn fill(&mut self, routing: &mut Routing<'_>) {
-        let bound = routing.bound();
+        let bound = routing.bound_online();
         loop {
             let Some(link) = &mut self.link else { return };
-            if link.output.len() >= OUTPUT_HIGH_WATER {
+            if link.output.len() >= routing.high_water {
                 return;
             }
             if self.resuming > 0 {
@@ -290,6 +311,9 @@ impl State {
                 continue;
             }
             if blocked && !self.queue.front_is_qos0() {
+                return;
+            }
+            if !routing.may_encode(self.queue.front_weight()) {
                 return;
             }
             let Some(queued) = self.queue.pop(bound, routing.metrics()) else {

@@ -9,7 +9,7 @@ use crate::journal::Entry;
 use crate::message::Message;
 use crate::wire::{AckKind, QoS, ReasonCode};
 
-use super::link::{OUTPUT_HIGH_WATER, WINDOW};
+use super::link::WINDOW;
 use super::session::State;
 use super::tree::ShareGroup;
 use super::{Ids, Routing};
@@ -179,7 +179,7 @@ impl State {
                 Awaits::Acknowledgement(kept) => (kept, QoS::AtLeastOnce),
                 Awaits::Receipt(kept) => (kept, QoS::ExactlyOnce),
             };
-            if place >= usize::from(link.window) || link.output.len() >= OUTPUT_HIGH_WATER {
+            if place >= usize::from(link.window) || link.output.len() >= routing.high_water {
                 return;
             }
             let publication = kept

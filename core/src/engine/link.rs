@@ -4,6 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::task::Waker;
 use std::time::Instant;
 
+use crate::budget::{LARGE, Level};
 use crate::guard::{Authorized, Delivery};
 use crate::ticket::Ticket;
 use crate::wire::{self, AckKind, Outbound, PacketId, QoS, ReasonCode, Version};
@@ -12,6 +13,15 @@ use super::Routing;
 
 /// Encoded bytes that may wait for the socket; beyond, messages wait in the queue.
 pub(super) const OUTPUT_HIGH_WATER: usize = 256 << 10;
+
+/// The same at this level of the memory budget.
+pub(super) fn high_water(level: Level) -> usize {
+    if level < Level::Full {
+        OUTPUT_HIGH_WATER
+    } else {
+        LARGE
+    }
+}
 
 /// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
 /// bounds the search for an acknowledged one.
@@ -31,6 +41,8 @@ pub(crate) struct Link {
     pub(super) output: Vec<u8>,
     /// How large the output was when it was last taken.
     pub(super) usual: u32,
+    /// When its client last published, in seconds after it connected.
+    pub(super) published: u32,
     pub(super) waker: Option<Waker>,
     /// The connection knows that there is something to do.
     pub(super) awake: bool,
@@ -42,7 +54,7 @@ pub(crate) struct Link {
     /// An order to close, by somebody else.
     pub(super) close: Option<Box<Close>>,
     /// Messages encoded since the last take.
-    pub(super) sent: u64,
+    pub(super) sent: u32,
     pub(super) connected_at: Instant,
     pub(super) peer: Option<std::net::SocketAddr>,
 }
@@ -191,12 +203,21 @@ impl Link {
         if self.output.capacity() == 0 {
             self.output = Vec::with_capacity(self.usual as usize);
         }
+        let before = self.output.len();
         wire::publish(&mut self.output, self.version, &outbound);
+        if self.output.len() / LARGE != before / LARGE {
+            routing.grew(self.output.len() - before / LARGE * LARGE);
+        }
         if outbound.alias.is_some() && !outbound.topic.is_empty() {
             self.aliases.topics.push(topic.into());
         }
         self.sent += 1;
         true
+    }
+
+    /// It took much to write and has not come back for more.
+    pub(super) fn is_laden(&self) -> bool {
+        self.usual as usize >= LARGE
     }
 
     pub(super) fn wake(&mut self, routing: &mut Routing<'_>) {

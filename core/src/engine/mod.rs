@@ -12,6 +12,7 @@ mod deliver;
 mod flight;
 mod link;
 mod operate;
+mod pressure;
 mod queue;
 mod record;
 mod restore;
@@ -39,6 +40,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use crate::budget::{self, Budget, Level, Memory};
 use crate::bus::{Appended, Bus, RetainedPage};
 use crate::clock::Now;
 use crate::connection::Connection;
@@ -53,6 +55,7 @@ use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{MessageProperties, QoS, ReasonCode};
 
 use deliver::Delivered;
+use pressure::Relief;
 use queue::Bound;
 use session::{Toil, Wakes};
 use tree::{Target, Tree};
@@ -69,6 +72,7 @@ pub(crate) struct Engine {
     pub(crate) modules: Arc<Modules>,
     pub(crate) settings: Arc<ArcSwap<Settings>>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) budget: Budget,
     bus: Arc<dyn Bus>,
     /// What persists; `None` where everything lives in memory.
     pub(crate) journal: Option<Arc<Journal>>,
@@ -78,6 +82,7 @@ pub(crate) struct Engine {
     /// The generations that the last sweep has seen: policy, standing.
     swept: Mutex<(u64, u64)>,
     sweep_millis: AtomicU64,
+    relief: Mutex<Relief>,
 }
 
 #[derive(Default)]
@@ -105,6 +110,8 @@ pub(crate) struct Routing<'e> {
     /// [`Engine::time`].
     pub(crate) millis: u64,
     pub(crate) generation: u64,
+    /// Encoded bytes that may wait for a socket; see [`link::OUTPUT_HIGH_WATER`].
+    high_water: usize,
     origin: Option<&'e Session>,
     /// What must be on disk before the message that is being published is acknowledged.
     safe: Tickets,
@@ -152,6 +159,34 @@ impl<'e> Routing<'e> {
             messages: self.settings.limits.queue_messages,
             bytes: self.settings.limits.queue_bytes,
         }
+    }
+
+    /// What may wait for a connected session: while memory is short its publishers are held back
+    /// early.
+    fn bound_online(&self) -> Bound {
+        let bound = self.bound();
+        if self.level() < Level::Full {
+            return bound;
+        }
+        Bound {
+            bytes: bound.bytes.min(budget::LARGE),
+            ..bound
+        }
+    }
+
+    /// How short memory is.
+    fn level(&self) -> Level {
+        self.engine.budget.level()
+    }
+
+    /// So many bytes are kept from now on.
+    fn grew(&self, bytes: usize) {
+        self.engine.budget.grew(bytes);
+    }
+
+    /// Whether a message of this size may be encoded for one more receiver.
+    fn may_encode(&self, bytes: usize) -> bool {
+        bytes < budget::LARGE || self.level() < Level::Spent
     }
 
     /// How a subscription that is granted at `qos` stands, and how much work it was to see that.
@@ -208,6 +243,12 @@ impl<'e> Routing<'e> {
     /// The message that is being published could not be stored for somebody.
     fn refuse(&mut self) {
         self.engine.metrics.store_refused.inc();
+        self.refused = true;
+    }
+
+    /// Somebody who should have the message that is being published has no memory for it.
+    fn refuse_for_memory(&mut self) {
+        self.engine.metrics.memory_messages_refused.inc();
         self.refused = true;
     }
 
@@ -279,10 +320,12 @@ impl Engine {
         settings: Arc<ArcSwap<Settings>>,
         bus: Arc<dyn Bus>,
         journal: Option<Arc<Journal>>,
+        memory: Arc<dyn Memory>,
     ) -> Self {
         let swept = (modules.policy_generation(), modules.standing_generation());
         Self {
             metrics: Arc::clone(&modules.metrics),
+            budget: Budget::new(Arc::clone(&settings), Arc::clone(&modules.metrics), memory),
             modules,
             settings,
             bus,
@@ -292,6 +335,7 @@ impl Engine {
             timers: Mutex::default(),
             swept: Mutex::new(swept),
             sweep_millis: AtomicU64::new(0),
+            relief: Mutex::default(),
         }
     }
 
@@ -311,6 +355,7 @@ impl Engine {
             now,
             millis: self.time(now),
             generation: self.modules.policy_generation(),
+            high_water: link::high_water(self.budget.level()),
             origin,
             safe: Tickets::new(),
             refused: false,
@@ -333,6 +378,9 @@ impl Engine {
             receivers: 0,
         };
         let mut full = None;
+        if publication.asked.retain && self.bus.keeps().retained {
+            routing.grew(publication.payload.len() + budget::ENTRY);
+        }
         self.bus.append(
             std::slice::from_ref(publication),
             routing.now,
@@ -437,8 +485,10 @@ impl Engine {
     }
 
     /// What has to be done by the clock: wills, expiries, and the sweep after a change of policy
-    /// or standing. Called several times a second.
+    /// or standing; and how much memory there is. Called several times a second.
     pub(crate) fn tick(&self, now: Now) {
+        self.budget.read();
+        self.relieve(now);
         self.fire_timers(now);
         let generations = (
             self.modules.policy_generation(),

@@ -67,6 +67,13 @@ impl Queue {
             .is_some_and(|queued| queued.qos == QoS::AtMostOnce)
     }
 
+    /// The weight of the oldest message; 0 where there is none.
+    pub(super) fn front_weight(&self) -> usize {
+        self.entries
+            .front()
+            .map_or(0, |queued| queued.message.weight())
+    }
+
     /// Whether publishers wait for this queue.
     pub(super) fn holds_publishers(&self) -> bool {
         !self.excess.is_empty()
@@ -96,8 +103,10 @@ impl Queue {
         self.left(queued.message.weight(), metrics);
         // Held entries are the newest; one that now lies within the bound is acknowledged.
         while let Some((_, weight)) = self.excess.front() {
-            let within = self.entries.len() - self.excess.len() < bound.messages
-                && self.bytes - self.excess_bytes + weight <= bound.bytes;
+            // What was just taken may have been a held one: then there are more holds than entries.
+            let messages = self.entries.len().saturating_sub(self.excess.len());
+            let bytes = self.bytes.saturating_sub(self.excess_bytes);
+            let within = messages < bound.messages && bytes + weight <= bound.bytes;
             if !within && self.entries.len() > self.excess.len() {
                 break;
             }

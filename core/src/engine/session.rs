@@ -107,7 +107,8 @@ impl Will {
         }
     }
 
-    /// Whether a store that is full takes it, with the session that it belongs to.
+    /// Whether a store that is full takes it, with the session that it belongs to; and memory that
+    /// is short.
     pub(super) fn is_small(&self) -> bool {
         self.message.weight() <= 1024
     }
@@ -290,6 +291,7 @@ impl State {
             version: new.version,
             output: Vec::new(),
             usual: 256,
+            published: 0,
             waker: None,
             // The driver takes once before it sleeps.
             awake: true,
@@ -307,11 +309,13 @@ impl State {
     }
 
     /// Moves what there is to write into `into`, which must be empty, and remembers whom to wake.
+    /// `published`: when the client last did, if it has since it last took something.
     pub(super) fn take(
         &mut self,
         epoch: u64,
         into: &mut Vec<u8>,
         waker: &Waker,
+        published: Option<Instant>,
         routing: &mut Routing<'_>,
     ) -> Taken {
         if self.epoch != epoch || self.link.is_none() {
@@ -337,6 +341,10 @@ impl State {
         link.usual = u32::try_from(link.output.len())
             .unwrap_or(u32::MAX)
             .clamp(256, 64 << 10);
+        if let Some(published) = published {
+            let since = published.saturating_duration_since(link.connected_at);
+            link.published = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
+        }
         std::mem::swap(into, &mut link.output);
         link.awake = false;
         if link
@@ -347,7 +355,7 @@ impl State {
             link.waker = Some(waker.clone());
         }
         Taken::Output {
-            sent: std::mem::take(&mut link.sent),
+            sent: std::mem::take(&mut link.sent).into(),
             stalled: holds.then_some(link.progress),
             barrier: self.barrier.take(),
         }

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use crate::budget::{self, Level};
 use crate::guard::{self, Grant};
 use crate::hook::{Effort, Event, Granted};
 use crate::topic::TopicFilter;
@@ -33,14 +34,17 @@ impl Engine {
         state.refresh(routing);
         let who = Arc::clone(&state.subject);
         let now = routing.now;
-        let denied = |rule: &str| {
-            self.metrics.subscribes_denied.inc();
+        let told = |rule: &str| {
             let event = Event::SubscribeDenied {
                 who: who.snapshot(),
                 filter: filter.as_str(),
                 rule,
             };
             self.modules.observe(&event, now);
+        };
+        let denied = |rule: &str| {
+            self.metrics.subscribes_denied.inc();
+            told(rule);
         };
         let asked = options.qos.min(routing.settings.mqtt.max_qos);
         let narrow = routing.narrows();
@@ -57,10 +61,8 @@ impl Engine {
                 return Err(ReasonCode::NotAuthorized);
             }
         };
-        let known = self
-            .tree
-            .find(filter)
-            .and_then(|name| state.slot_of(name, filter.share()));
+        let name = self.tree.find(filter);
+        let known = name.and_then(|name| state.slot_of(name, filter.share()));
         let is_new = known.is_none();
         let limit = routing.settings.limits.subscriptions_per_session;
         if is_new && state.subscriptions.len() >= limit {
@@ -71,6 +73,11 @@ impl Engine {
         if !state.may_toil(toil, known, limit) {
             self.metrics.limits_hit.inc();
             denied(guard::TOO_MUCH_WORK);
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        if is_new && routing.level() >= Level::Full {
+            self.metrics.memory_subscriptions_refused.inc();
+            told("limits.memory: memory is short");
             return Err(ReasonCode::QuotaExceeded);
         }
         let recorded = state.try_record(routing, |steps, session| {
@@ -107,15 +114,11 @@ impl Engine {
                 toil,
             });
             self.metrics.subscriptions.inc();
+            routing.grew(budget::SUBSCRIPTION + filter.as_str().len());
             self.bus.declare(filter, true);
             slot
         };
-        let wanted = match options.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => is_new,
-            RetainHandling::DoNotSend => false,
-        };
-        if wanted && filter.share().is_none() {
+        if wants_retained(options, is_new) && filter.share().is_none() {
             state.send_retained(slot, routing);
         }
         Ok(Granted {
@@ -164,5 +167,14 @@ impl Engine {
         };
         self.modules.observe(&event, routing.now);
         ReasonCode::Success
+    }
+}
+
+/// Whether the retained messages of a subscription are sent \[MQTT-3.3.1-9\] to \[MQTT-3.3.1-11\].
+fn wants_retained(options: SubscribeOptions, is_new: bool) -> bool {
+    match options.retain_handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => is_new,
+        RetainHandling::DoNotSend => false,
     }
 }

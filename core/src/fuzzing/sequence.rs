@@ -153,6 +153,7 @@ impl World {
                 settings,
                 Arc::new(bus),
                 None,
+                Arc::new(AtomicU64::default()),
             )),
             policy,
             now,

@@ -120,6 +120,9 @@ impl Driver {
             }
             if !moved {
                 self.connection.check_time(now)?;
+                if self.is_stuck(now) && self.is_burden() {
+                    return Err(self.connection.slow_consumer(now));
+                }
                 if self.arm(context, now) {
                     return Ok(());
                 }
@@ -135,7 +138,10 @@ impl Driver {
     /// Sets the timer; `false` if it has fired already.
     fn arm(&mut self, context: &mut Context<'_>, now: Now) -> bool {
         let mut deadline = self.connection.deadline(now);
-        if let Some(blocked) = self.blocked.filter(|_| self.is_choked()) {
+        if let Some(blocked) = self
+            .blocked
+            .filter(|_| self.is_choked() || self.is_burden())
+        {
             deadline = deadline.min(blocked + STALL);
         }
         // A timer that fires early is set again; one that would fire late is moved.
@@ -154,6 +160,16 @@ impl Driver {
     /// The client sends on but reads nothing.
     fn is_choked(&self) -> bool {
         self.connection.unsent() > REPLIES_HIGH_WATER
+    }
+
+    /// The client does not read what was written for it, and memory is short.
+    fn is_burden(&self) -> bool {
+        self.connection.is_burden(self.output.len() - self.written)
+    }
+
+    /// Whether the socket has taken nothing for so long that the client counts as gone.
+    fn is_stuck(&self, now: Now) -> bool {
+        self.blocked.is_some_and(|since| since + STALL <= now.mono)
     }
 
     fn judge(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
@@ -191,7 +207,7 @@ impl Driver {
             return Ok(false);
         }
         if self.is_choked() {
-            if self.blocked.is_some_and(|since| since + STALL <= now.mono) {
+            if self.is_stuck(now) {
                 return Err(self.connection.slow_consumer(now));
             }
             return Ok(false);
@@ -222,6 +238,7 @@ impl Driver {
                 let consumed = self.connection.receive(&self.input, waker, now)?;
                 self.consumed(consumed);
             }
+            self.connection.grew(bytes.len(), self.input.len())?;
             Ok(true)
         })
     }

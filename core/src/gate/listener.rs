@@ -214,6 +214,13 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
     let now = Now::read();
     let address = peer.map(|peer| peer.ip().to_canonical());
     let metrics = &gate.engine.metrics;
+    // Over a Unix socket comes the broker's own user alone.
+    if peer.is_some() && gate.is_spent() {
+        metrics.memory_arrivals_shed.inc();
+        let (check, code, reason) = Turned::Limit("limits.memory").counted(metrics);
+        refused(gate, shared, peer, check, code, &reason, now);
+        return;
+    }
     let admitted = match &shared.trusted_proxies {
         None => admit(gate, shared, address, now),
         // A proxy stands for its clients: they are asked about and counted, once it has said who

@@ -27,7 +27,11 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
+use crate::budget::{CONNECTION, Level};
 use crate::engine::Engine;
+
+/// Connections that may be on their way from accept to CONNACK while memory is spent.
+const LAST: u64 = 16;
 
 /// What all listeners share.
 pub(crate) struct Gate {
@@ -82,6 +86,17 @@ impl Gate {
         }
     }
 
+    /// Memory is spent, and as many are on their way to a CONNACK as it may have then. Clients that
+    /// come back to take what waits for them get through, a few at a time.
+    fn is_spent(&self) -> bool {
+        let metrics = &self.engine.metrics;
+        let under_way = metrics
+            .connections
+            .value()
+            .saturating_sub(metrics.clients.value());
+        self.engine.budget.level() == Level::Spent && under_way >= LAST
+    }
+
     /// A place for one more connection, or the limit that has no room.
     fn place(&self, address: Option<IpAddr>) -> Result<Place, &'static str> {
         let limits = self.engine.settings.load();
@@ -95,6 +110,7 @@ impl Gate {
         };
         places.all += 1;
         self.engine.metrics.connections.inc();
+        self.engine.budget.grew(CONNECTION);
         Ok(Place {
             address: key,
             places: Arc::clone(&self.places),

@@ -36,7 +36,7 @@ fn the_sys_tree_says_what_is_and_repeats_only_what_changed() {
         .collect()
     };
     let first = said(&mut watcher, &world);
-    assert_eq!(first.len(), 17);
+    assert_eq!(first.len(), 20);
     assert_eq!(first["clients/connected"], "1");
     assert_eq!(first["subscriptions/count"], "1");
     assert_eq!(first["store/full"], "0");
@@ -52,7 +52,7 @@ fn the_sys_tree_says_what_is_and_repeats_only_what_changed() {
     assert_eq!(second["clients/total"], "2");
     assert_eq!(second["clients/disconnected"], "1");
     assert_eq!(second["uptime"], "10 seconds");
-    assert_eq!(second["publish/messages/sent"], "17");
+    assert_eq!(second["publish/messages/sent"], "20");
     assert!(!second.contains_key("version") && !second.contains_key("clients/connected"));
 }
 

@@ -229,6 +229,12 @@ fn not_attached(error: NotAttached, client_id: &str) -> Denied {
             "store",
             "the store does not take a session that must survive".to_owned(),
         ),
+        NotAttached::NoMemory => (
+            ReasonCode::ServerBusy,
+            "limit",
+            "limits.memory: memory is short, and the client is new or brings a large will"
+                .to_owned(),
+        ),
         NotAttached::TooMany(limit) => (
             ReasonCode::QuotaExceeded,
             "limit",

@@ -1,0 +1,231 @@
+//! More than the broker can hold, from many sides at once, over real sockets and with a small budget.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::{Client, Dialed, V3, V5};
+use crate::harness::{ANNA, BOB, Broker, eventually};
+use crate::raw::{self, Wire};
+
+const BUDGET: u64 = 128 << 20;
+
+/// Ends what runs until then, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A number of the process in /proc, bytes.
+fn process(broker: &Broker, name: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib: u64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .unwrap()
+        .parse()
+        .unwrap();
+    kib << 10
+}
+
+/// A client made by hand, connected.
+fn wire(broker: &Broker, id: &str) -> Wire {
+    let mut wire = broker.wire();
+    wire.send(&raw::connect(5, id, 600, BOB));
+    assert_eq!(wire.receive().unwrap().1[1], 0, "{id}");
+    wire
+}
+
+fn publish(topic: &str, qos: u8, retain: bool, payload: &[u8]) -> Vec<u8> {
+    let id: &[u8] = if qos == 0 { &[] } else { &[0, 1] };
+    let body = [&raw::string(topic)[..], id, &[0], payload].concat();
+    raw::packet(0x30 | qos << 1 | u8::from(retain), &body)
+}
+
+/// Publishes large messages to these topics in turn until it has often been told that there is no
+/// room.
+fn fill(mut wire: Wire, topic: impl Fn(usize) -> String, retain: bool) {
+    let payload = vec![b'x'; 60_000];
+    let mut refused = 0;
+    for n in 0..20_000 {
+        wire.send(&publish(&topic(n), 1, retain, &payload));
+        let (first, body) = wire.receive().unwrap();
+        assert_eq!(first, 0x40);
+        match body.get(2) {
+            None | Some(0x00 | 0x10) => {}
+            Some(0x97) => refused += 1,
+            Some(code) => panic!("{code:#04x}"),
+        }
+        if refused == 100 {
+            return;
+        }
+    }
+    panic!("there is room without end");
+}
+
+/// Two who behave: `QoS` 1 from one to the other, each message answered before the next.
+fn exchange(mut sender: Client, mut receiver: Client, topic: &str, stop: &AtomicBool) -> u32 {
+    let mut count = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let text = count.to_string();
+        assert_eq!(sender.publish(topic, &text, 1), 0);
+        assert_eq!(receiver.payload(), text);
+        count += 1;
+        // They are slower than they could be.
+        thread::sleep(Duration::from_millis(2));
+    }
+    count
+}
+
+/// Strangers that connect as fast as they can.
+fn storm(broker: &Broker, name: usize, stop: &AtomicBool) {
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut wire = broker.wire();
+        wire.send(&raw::connect(5, &format!("new-{name}-{n}"), 60, BOB));
+        // Refused, closed, or let in while there was room.
+        let _ = wire.receive();
+    }
+}
+
+fn start() -> Broker {
+    Broker::start(|setup| {
+        setup.limits = String::new();
+        setup.limits += "memory = \"128 MiB\"\nconnect-rate-per-ip = \"100000/s\"\n\
+                         auth-failures-per-ip = \"1000/s\"\npublish-rate = \"100000/s\"\n\
+                         publish-bandwidth = \"1 GiB/s\"\nfan-out-bandwidth = \"100 GiB/s\"\n";
+        setup.more += "[admin]\nbind = \"127.0.0.1:0\"\n";
+    })
+}
+
+/// Sessions with a subscription whose clients are away; they are called by their topics.
+fn leave_sessions(broker: &Broker) -> Vec<String> {
+    let topics: Vec<String> = (0..10).map(|n| format!("lab/away/{n}")).collect();
+    for topic in &topics {
+        let dial = broker.dial(V5, topic).login(BOB).local().persistent();
+        let mut client = dial.connect();
+        assert_eq!(client.subscribe(&[topic], 1), [1]);
+        client.disconnect();
+    }
+    topics
+}
+
+/// Two who behave, and their topic.
+fn pair(broker: &Broker, n: usize) -> (Client, Client, String) {
+    let topic = format!("lab/well/{n}");
+    let mut receiver = broker.user(V5, &format!("receiver-{n}"), ANNA);
+    receiver.subscribe(&[&topic], 1);
+    let version = if n == 0 { V3 } else { V5 };
+    let sender = broker.user(version, &format!("sender-{n}"), ANNA);
+    (sender, receiver, topic)
+}
+
+/// A reader that does not read.
+fn slow(broker: &Broker, n: usize) -> Wire {
+    let mut wire = wire(broker, &format!("slow-{n}"));
+    let body = [&[0, 1, 0][..], &raw::string("lab/slow"), &[0]].concat();
+    wire.send(&raw::packet(0x82, &body));
+    wire
+}
+
+/// What is answered and told when the broker is as full as it gets.
+fn assert_full(broker: &Broker) {
+    eventually("the storm is over", || {
+        let number = |name| broker.metric(name);
+        (number("connections") == number("clients")).then_some(())
+    });
+    for (version, code) in [(V5, 0x89), (V3, 0x03)] {
+        let new = broker.dial(version, "new").login(ANNA).local();
+        assert_eq!(new.refused(), code);
+    }
+    broker.record("refuse", &[("rule", "limit"), ("reason", "limits.memory")]);
+    broker.record("limit", &[("rule", "limits.memory"), ("reason", "full: ")]);
+    let peak = process(broker, "VmHWM:");
+    println!("at most {} MiB of {}", peak >> 20, BUDGET >> 20);
+    assert!(peak < BUDGET);
+    for name in [
+        "memory_clients_shed_total",
+        "memory_messages_refused_total",
+        "memory_retained_refused_total",
+    ] {
+        assert!(broker.metric(name) > 0, "{name}");
+    }
+}
+
+#[test]
+fn overloaded_the_broker_serves_who_is_in_sheds_who_is_new_and_stays_within_its_budget() {
+    let broker = start();
+    let level = || broker.metric("memory_level");
+    assert_eq!(level(), 0);
+    let away = leave_sessions(&broker);
+    let pairs: Vec<_> = (0..3).map(|n| pair(&broker, n)).collect();
+    let (storming, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let ends = Stop(&stop);
+        let calms = Stop(&storming);
+        let stop = &stop;
+        let served: Vec<_> = pairs
+            .into_iter()
+            .map(|(sender, receiver, topic)| {
+                scope.spawn(move || exchange(sender, receiver, &topic, stop))
+            })
+            .collect();
+        let unread: Vec<Wire> = (0..20).map(|n| slow(&broker, n)).collect();
+        let mut flood = wire(&broker, "flood");
+        let queues = wire(&broker, "queues");
+        let retained = wire(&broker, "retained");
+        for name in 0..2 {
+            let (broker, storming) = (&broker, &storming);
+            scope.spawn(move || storm(broker, name, storming));
+        }
+        let fills = [
+            scope.spawn(|| fill(queues, |n| away[n % away.len()].clone(), false)),
+            scope.spawn(|| fill(retained, |n| format!("lab/kept/{n}"), true)),
+        ];
+        let message = publish("lab/slow", 0, false, &vec![b'x'; 30_000]);
+        let mut send = |count| {
+            for _ in 0..count {
+                flood.send(&message);
+            }
+            flood.send(&[0xc0, 0]);
+            assert_eq!(flood.receive(), Some((0xd0, Vec::new())));
+        };
+        send(500);
+        for fill in fills {
+            fill.join().unwrap();
+        }
+        assert!(level() >= 2);
+        eventually("what nobody reads is dropped", || {
+            send(50);
+            (broker.metric("memory_dropped_qos0_total") > 0).then_some(())
+        });
+        drop(calms);
+        assert_full(&broker);
+
+        // Who comes back makes room, and so does an operator.
+        let back = broker.dial(V5, &away[0]).login(BOB).local().persistent();
+        assert!(back.connect().session_present);
+        drop(unread);
+        for id in &away {
+            broker.ask(&["session", "drop", id]).succeeded();
+        }
+        eventually("memory is there again", || (level() == 0).then_some(()));
+        eventually("newcomers are let in", || {
+            let new = broker.dial(V5, "new").login(ANNA).local();
+            matches!(new.dial(), Dialed::Connected(_)).then_some(())
+        });
+        broker.record("limit", &[("reason", "everybody is let in")]);
+        drop(ends);
+        for served in served {
+            let count = served.join().unwrap();
+            println!("{count} messages between two who behave");
+            assert!(count > 100, "{count}");
+        }
+    });
+}
