@@ -99,9 +99,7 @@ impl Publisher {
             // Of one QoS, so that resending cannot put them out of order for good.
             0 => (QoS::AtLeastOnce, Some(self.next / 5)),
             1 | 3 => (QoS::AtLeastOnce, None),
-            _ if self.world.window.is_zero() => (QoS::ExactlyOnce, None),
-            // A window may lose that an identifier is free, and then more than the window.
-            _ => (QoS::AtLeastOnce, None),
+            _ => (QoS::ExactlyOnce, None),
         };
         if let Some(kept) = kept {
             self.world.retained.lock().unwrap()[self.number].sent = kept;

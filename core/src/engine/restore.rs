@@ -119,8 +119,17 @@ impl Engine {
             self.bus.declare(filter, true);
         }
         state.restore_messages(from.releasing, from.messages, &self.metrics);
+        // Where a crash may have lost that an identifier was released, one that is known stands for
+        // nothing: what its sender repeats is published again rather than never.
+        let exact = self.journal.as_ref().is_none_or(|known| known.is_exact());
         for id in from.received {
-            state.received.insert(id);
+            if exact {
+                state.received.insert(id);
+            } else {
+                // If that is lost the next start does it.
+                let session = state.id;
+                let _ = routing.write(session, true, &mut |steps| steps.freed(session, id));
+            }
         }
         let left = from.left.unwrap_or(routing.millis);
         let patience = routing.millis.saturating_add(WILL_PATIENCE);

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::guard::{Stored, Subject};
 use crate::hook::Snapshot;
 use crate::message::Message;
-use crate::store::{Batch, Disk, FileSystem, Full, Log, Options, StoreError};
+use crate::store::{Batch, Disk, FileSystem, Full, Log, Mode, Options, StoreError};
 use crate::ticket::Ticket;
 use crate::wire::{QoS, SubscribeOptions};
 
@@ -99,6 +99,7 @@ pub(crate) struct Journal {
     segment: u64,
     /// From this size on nothing new is taken, bytes.
     limit: u64,
+    exact: bool,
     /// How far the time of the store is ahead of the calendar, milliseconds; see [`Journal::time`].
     ahead: u64,
     next: AtomicU64,
@@ -174,6 +175,7 @@ impl Journal {
             log,
             segment: options.segment_bytes,
             limit: options.max_bytes / 3,
+            exact: options.mode == Mode::Fsync,
             ahead,
             next: AtomicU64::new(next),
             next_session: AtomicU64::new(next_session),
@@ -186,6 +188,11 @@ impl Journal {
     /// store's time is then ahead by as much.
     pub(crate) fn time(&self, millis: u64) -> u64 {
         millis.saturating_add(self.ahead)
+    }
+
+    /// Whether what is told of is safe before it is told ([`Mode::Fsync`]).
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
     }
 
     /// A name for a new persistent session.

@@ -12,7 +12,7 @@ use super::*;
 use crate::clock::Calendar;
 use crate::engine::{NotAttached, Receipt, Watch};
 use crate::journal::{Journal, Recovered, correct_clock};
-use crate::store::{Disk, FileSystem, Options};
+use crate::store::{Disk, FileSystem, Mode, Options};
 
 /// A world whose sessions live on disk.
 pub(super) struct Durable {
@@ -209,6 +209,42 @@ fn rule_12_a_qos_2_message_is_not_published_twice_across_a_crash() {
             ..
         }
     ));
+}
+
+/// A crash may take along that an identifier was released. What comes under it afterwards, said to be
+/// repeated or not, may be another message: it is published.
+#[test]
+fn in_interval_mode_a_restart_takes_no_message_for_a_repetition_of_one_before_it() {
+    let mut before = Durable::new();
+    let author_is = As::persistent("user:a");
+    let mut author = before.world.connect("a", &author_is);
+    author.publish(&before.world, "t", "before", qos2(7));
+    settled(&mut author, &before.world, 1);
+    for (start, dup) in [false, true].into_iter().enumerate() {
+        let dir = before.copy();
+        let options = Options {
+            mode: Mode::Interval(Duration::from_millis(1)),
+            ..Options::new(dir.path())
+        };
+        let after = Durable::on(Arc::new(FileSystem), dir, before.world.now, &options);
+        let world = &after.world;
+        let mut reader = subscribed(world, "b", &As::new("user:b"), "t", QoS::AtMostOnce);
+        let mut author = world.connect("a", &author_is);
+        assert!(author.session_present);
+        let id = NonZeroU16::new(7).unwrap();
+        author.publish(world, "t", "after", Delivery::ExactlyOnce { id, dup });
+        // Within one life of the broker a repetition is one.
+        let again = Delivery::ExactlyOnce { id, dup: true };
+        author.publish(world, "t", "after", again);
+        assert_eq!(author.got(world).len(), 2);
+        assert_eq!(reader.payloads(world), ["after"], "start {start}");
+        if dup {
+            author.send(world, &[pubrel(7)]);
+            assert_eq!(author.got(world), [Got::PubComp(7, ReasonCode::Success)]);
+        }
+        world.engine.journal.as_ref().unwrap().stop();
+        before = after;
+    }
 }
 
 // A compaction comes between the identifier of a message and its record, and then the crash: whoever
