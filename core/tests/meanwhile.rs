@@ -5,8 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use portcullis_core::broker::Broker;
@@ -100,13 +101,20 @@ struct Still {
     address: SocketAddr,
     /// Dropped, it lets time move by itself.
     _standstill: mpsc::Sender<()>,
+    /// Time has moved by itself: what has come since then may have come of a sweep.
+    moved: Arc<AtomicBool>,
 }
 
 impl Still {
     fn new() -> Self {
         // As long as there is blocking work, paused time does not move by itself.
         let (still, wait) = mpsc::channel::<()>();
-        tokio::task::spawn_blocking(move || wait.recv_timeout(PATIENCE).is_ok());
+        let moved = Arc::new(AtomicBool::new(false));
+        let late = Arc::clone(&moved);
+        tokio::task::spawn_blocking(move || {
+            let ended = wait.recv_timeout(PATIENCE);
+            late.store(ended == Err(RecvTimeoutError::Timeout), Ordering::Release);
+        });
         let slow = Arc::new(Slow {
             known: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -133,6 +141,7 @@ impl Still {
             broker,
             address,
             _standstill: still,
+            moved,
         }
     }
 
@@ -224,6 +233,7 @@ fn in_still_time(test: impl AsyncFnOnce(&Still)) {
         let still = Still::new();
         let test = async { test(&still).await };
         tokio::time::timeout(1000 * SECOND, test).await.unwrap();
+        assert!(!still.moved.load(Ordering::Acquire), "nothing came in time");
         drop(still.broker);
     });
     runtime.shutdown_background();
