@@ -80,6 +80,7 @@ fn main() {
     let arrival = Arrival {
         address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         listener: "internet",
+        proven: false,
     };
     println!("{:?}", module.arrive(&arrival, Now::read()));
     module.closed.store(true, Ordering::Relaxed);

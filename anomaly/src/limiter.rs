@@ -386,8 +386,8 @@ impl Admission for Limiter {
     }
 
     fn attempt(&self, arrival: &Arrival<'_>, _claimed: Option<&str>, now: Now) -> Verdict {
-        // The claimed name is not looked at: anybody can claim it.
-        let Some(address) = arrival.address else {
+        // The claimed name is not looked at: anybody can claim it. A certificate is no guess.
+        let Some(address) = arrival.address.filter(|_| !arrival.proven) else {
             return Verdict::Admit;
         };
         let counters = &self.shared.counters;

@@ -90,6 +90,7 @@ fn a_banned_address_is_refused_on_arrival_and_a_claimed_name_is_not_looked_at() 
     let from = |address: Option<&str>| Arrival {
         address: address.map(|address| address.parse().unwrap()),
         listener: "internet",
+        proven: false,
     };
     assert_eq!(
         code(&bans.arrive(&from(Some("2001:db8:1::1")), now)),
@@ -116,6 +117,7 @@ fn a_mapped_address_is_the_ipv4_address() {
     let arrival = Arrival {
         address: Some("::ffff:192.0.2.9".parse().unwrap()),
         listener: "x",
+        proven: false,
     };
     assert_eq!(code(&bans.arrive(&arrival, now)), Some(ReasonCode::Banned));
 }

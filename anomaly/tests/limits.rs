@@ -18,6 +18,7 @@ fn from(address: &str) -> Arrival<'static> {
     Arrival {
         address: Some(address.parse().unwrap()),
         listener: "internet",
+        proven: false,
     }
 }
 
@@ -91,6 +92,7 @@ fn sockets_without_an_address_are_exempt() {
     let local = Arrival {
         address: None,
         listener: "local",
+        proven: false,
     };
     for _ in 0..1000 {
         assert_eq!(limiter.arrive(&local, now), Verdict::Admit);
@@ -190,6 +192,25 @@ fn guesses_against_a_name_do_not_lock_out_who_proves_it_elsewhere() {
         Verdict::Admit
     );
     assert_eq!(limiter.admit(&pump, now), Verdict::Admit);
+}
+
+/// Behind one address may be a whole site, its devices and a guesser.
+#[test]
+fn who_has_proved_a_certificate_does_not_answer_for_guesses_behind_its_address() {
+    let now = Now::read();
+    let limiter = Limiter::new(Settings::default(), now);
+    let stranger = from("203.0.113.9");
+    let device = Arrival {
+        proven: true,
+        ..stranger
+    };
+    let mut refused = 0;
+    for _ in 0..1000 {
+        limiter.failed(&stranger, None, now);
+        refused += u32::from(code(&limiter.attempt(&stranger, None, now)).is_some());
+        assert_eq!(limiter.attempt(&device, None, now), Verdict::Admit);
+    }
+    assert!(refused > 0);
 }
 
 #[test]

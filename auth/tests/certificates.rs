@@ -409,6 +409,25 @@ fn what_a_crl_names_is_refused_whether_leaf_or_intermediate() {
 }
 
 #[test]
+fn a_list_of_a_hundred_thousand_revokes_each_of_them_and_nobody_else() {
+    let ca = Ca::root("ca");
+    let serials: Vec<u64> = (1_000..101_000).collect();
+    let trust = trust(&[&ca.pem], &[&ca.crl(&serials, 30)]).unwrap();
+    assert_eq!(trust.revoked(), Some(100_000));
+    for (serial, good) in [
+        (999, true),
+        (1_000, false),
+        (100_999, false),
+        (101_000, true),
+    ] {
+        let leaf = ca.client("pump", |params| {
+            params.serial_number = Some(SerialNumber::from(serial));
+        });
+        assert_eq!(judge(&trust, &leaf.shown()).is_ok(), good, "{serial}");
+    }
+}
+
+#[test]
 fn a_crl_is_believed_until_next_update_and_grace() {
     let ca = Ca::root("ca");
     let leaf = ca.client("pump", |_| {});

@@ -14,8 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Ca, Leaf, TokenIssuer, at, attempt, claims, desk, file, issuer_settings, jwks, now};
-use portcullis_auth::{Connection, Desk, IntrospectionSettings, JwksUrl, KeySource, Settings, Url};
+use common::{
+    Ca, Leaf, TokenIssuer, at, attempt, claims, day, desk, file, issuer_settings, jwks, now,
+    with_certificate,
+};
+use portcullis_auth::{
+    ClientTrust, Connection, Desk, IntrospectionSettings, JwksUrl, KeySource, Revocation, Settings,
+    Url,
+};
 use portcullis_core::hook::{Attempt, Authenticator, Outcome, RefusalKind};
 use portcullis_core::secret::Secret;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, SanType};
@@ -257,5 +263,36 @@ async fn who_asks_may_prove_itself_with_a_certificate() {
             assert_eq!(judged.unwrap_err().0, RefusalKind::Unavailable);
             assert_eq!(asked.len(), 0, "the token does not leave before");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_list_over_https_is_taken_from_a_server_of_the_pinned_ca_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ca, other) = (Ca::root("ca"), Ca::root("other"));
+    let pinned = file(directory.path(), "ca.pem", &ca.pem);
+    let server = Server::start().await;
+    server.always(say(ca.crl(&[], 30)));
+    let shown = ca.client("pump", |_| {}).shown();
+    for (issuer, good) in [(&ca, true), (&other, false)] {
+        let leaf = server_leaf(issuer, "localhost", |_| {});
+        let address = in_tls(server.address, &leaf, None).await;
+        let revocation = Revocation {
+            urls: vec![https(address)],
+            tls_ca: Some(pinned.clone()),
+            ..common::revocation(vec![])
+        };
+        let cas = [pinned.clone().into()];
+        let (trust, _) = ClientTrust::load(&cas, &revocation, day(0)).unwrap();
+        let desk = desk(Settings::default());
+        desk.set_trust("internet", Some(trust));
+        let units = desk.refresh(now()).await;
+        let errors: Vec<_> = units
+            .iter()
+            .filter_map(|unit| unit.error.as_ref())
+            .collect();
+        assert_eq!(errors.is_empty(), good, "{errors:?}");
+        let judged = judge(&desk, &with_certificate(&shown)).await;
+        assert_eq!(judged.is_ok(), good, "{judged:?}");
     }
 }

@@ -74,8 +74,22 @@ fn rule_9_guessing_is_slowed() {
         assert!(matches!(guess.dial(), Dialed::Refused(_)));
     }
     assert!(broker.metric("limit_attempts_delayed_total") > 0);
-    // Who is connected is not touched.
+    // Who is connected is not touched, nor who proves itself by a certificate behind the same address;
+    // whoever brings a password waits.
     assert_eq!(good.publish("lab/a", "", 1), 0x10);
+    let held_up = || {
+        let metric = |name| broker.metric(name);
+        metric("limit_attempts_delayed_total") + metric("limit_attempts_refused_total")
+    };
+    let before = held_up();
+    broker.device(V5, "device-2").disconnect();
+    assert_eq!(held_up(), before);
+    let guess = broker.dial(V5, "guess").certificate("device-2");
+    assert!(matches!(
+        guess.login(("anna", "guess")).dial(),
+        Dialed::Refused(_)
+    ));
+    assert!(held_up() > before);
 }
 
 #[test]

@@ -303,6 +303,7 @@ pub(super) fn may_arrive(
     let arrival = Arrival {
         address,
         listener: &shared.name,
+        proven: false,
     };
     match gate.engine.modules.arrive(&arrival, now) {
         Verdict::Admit => Ok(Duration::ZERO),

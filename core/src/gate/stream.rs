@@ -53,6 +53,18 @@ impl Stream {
         }
     }
 
+    /// Whether there is one.
+    pub(super) fn has_certificate(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => false,
+            Self::WebSocket(socket) => socket.inner().has_certificate(),
+            Self::Tls(stream) => {
+                let chain = stream.get_ref().1.peer_certificates();
+                chain.is_some_and(|chain| !chain.is_empty())
+            }
+        }
+    }
+
     /// Whether the peer, although lost, is to get a goodbye.
     pub(super) fn is_closing(&self) -> bool {
         matches!(self, Self::WebSocket(socket) if socket.is_closing())

@@ -44,6 +44,9 @@ pub struct Arrival<'a> {
     pub address: Option<IpAddr>,
     /// The listener's name.
     pub listener: &'a str,
+    /// Whether TLS has proved a client certificate, and nothing else will be judged: whatever
+    /// strangers behind the same address have tried, it was not this client.
+    pub proven: bool,
 }
 
 /// Watches one connection. Called once per read batch, by the connection's own task.

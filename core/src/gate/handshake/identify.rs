@@ -82,7 +82,18 @@ impl Handshake<'_> {
         Arrival {
             address: self.peer.map(|peer| peer.ip().to_canonical()),
             listener: &self.shared.name,
+            proven: false,
         }
+    }
+
+    /// Whether the certificate that TLS has proved is the credential that will be judged.
+    fn is_proven(&self, connect: &Connect<'_>) -> bool {
+        let other =
+            connect.password.is_some() || connect.auth_method.is_some() || self.bearer.is_some();
+        let mut methods = self.shared.methods.iter().flatten();
+        let looked_at =
+            self.shared.methods.is_none() || methods.any(|method| **method == *"certificate");
+        !other && looked_at && self.stream.has_certificate()
     }
 
     /// What must hold before anybody's credential is looked at.
@@ -132,10 +143,11 @@ impl Handshake<'_> {
             ));
         }
         let claimed = connect.username.or_else(|| (!id.is_empty()).then_some(id));
-        match engine
-            .modules
-            .attempt(&self.arrival(), claimed, Now::read())
-        {
+        let arrival = Arrival {
+            proven: self.is_proven(connect),
+            ..self.arrival()
+        };
+        match engine.modules.attempt(&arrival, claimed, Now::read()) {
             Verdict::Admit => Ok(()),
             Verdict::Slow(wait) => {
                 self.clock.pause(wait).await;
