@@ -73,9 +73,12 @@ impl Ticket {
 
 impl Inner {
     fn progress(&self) -> Progress {
+        // The count first: whoever fails says so before it lets go, so what reads as let go is read
+        // as failed too.
+        let held = self.holds.load(Ordering::Acquire) > 0;
         if self.failed.load(Ordering::Acquire) {
             Progress::Failed
-        } else if self.holds.load(Ordering::Acquire) == 0 {
+        } else if !held {
             Progress::Complete
         } else {
             Progress::Open
@@ -202,6 +205,32 @@ mod tests {
         assert_eq!(ticket.poll(None), Progress::Failed);
         drop(hold);
         assert_eq!(ticket.poll(None), Progress::Failed);
+    }
+
+    /// Whoever asks while it fails sees it open or failed.
+    #[test]
+    fn a_ticket_that_fails_never_looks_complete() {
+        const TICKETS: usize = 100_000;
+        let (tickets, holds): (Vec<_>, Vec<_>) = (0..TICKETS).map(|_| Ticket::new()).unzip();
+        let at = AtomicUsize::new(0);
+        let complete = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for (number, hold) in holds.into_iter().enumerate() {
+                    // Both come to the same ticket at the same time.
+                    while at.load(Ordering::Acquire) < number {
+                        std::hint::spin_loop();
+                    }
+                    hold.fail();
+                }
+            });
+            let seen = tickets.iter().enumerate().map(|(number, ticket)| {
+                at.store(number, Ordering::Release);
+                let polls = std::iter::repeat_with(|| ticket.poll(None));
+                polls.skip_while(|seen| *seen == Progress::Open).next()
+            });
+            seen.filter(|seen| *seen != Some(Progress::Failed)).count()
+        });
+        assert_eq!(complete, 0, "of {TICKETS}");
     }
 
     #[test]

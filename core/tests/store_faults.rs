@@ -173,7 +173,10 @@ fn after_a_failed_write_or_sync_nothing_succeeds_any_more() {
             assert_eq!(log.barrier().unwrap_err(), Full::Failed);
             drop(log);
             let kept = replay(dir.path());
-            assert!(kept.starts_with(&acknowledged), "{fault:?} {skip}");
+            assert!(
+                kept.starts_with(&acknowledged),
+                "{fault:?} {skip}: {acknowledged:?} of {kept:?}"
+            );
         }
     }
 }
