@@ -34,17 +34,13 @@ impl Engine {
         state.refresh(routing);
         let who = Arc::clone(&state.subject);
         let now = routing.now;
-        let told = |rule: &str| {
+        let denied = |rule: &str| {
             let event = Event::SubscribeDenied {
                 who: who.snapshot(),
                 filter: filter.as_str(),
                 rule,
             };
             self.modules.observe(&event, now);
-        };
-        let denied = |rule: &str| {
-            self.metrics.subscribes_denied.inc();
-            told(rule);
         };
         let asked = options.qos.min(routing.settings.mqtt.max_qos);
         let narrow = routing.narrows();
@@ -57,6 +53,7 @@ impl Engine {
                 grant
             }
             Err(rule) => {
+                self.metrics.subscribes_denied.inc();
                 denied(&rule);
                 return Err(ReasonCode::NotAuthorized);
             }
@@ -77,7 +74,7 @@ impl Engine {
         }
         if is_new && routing.level() >= Level::Full {
             self.metrics.memory_subscriptions_refused.inc();
-            told("limits.memory: memory is short");
+            denied("limits.memory: memory is short");
             return Err(ReasonCode::QuotaExceeded);
         }
         let recorded = state.try_record(routing, |steps, session| {
