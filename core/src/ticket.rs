@@ -225,8 +225,7 @@ mod tests {
             });
             let seen = tickets.iter().enumerate().map(|(number, ticket)| {
                 at.store(number, Ordering::Release);
-                let polls = std::iter::repeat_with(|| ticket.poll(None));
-                polls.skip_while(|seen| *seen == Progress::Open).next()
+                std::iter::repeat_with(|| ticket.poll(None)).find(|seen| *seen != Progress::Open)
             });
             seen.filter(|seen| *seen != Some(Progress::Failed)).count()
         });
