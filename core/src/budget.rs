@@ -3,11 +3,11 @@
 //! What is measured is what the system would kill for: the resident memory of the whole process. A
 //! reading is taken several times a second and, because much can come between two of them, whenever
 //! a sixty-fourth of the budget may have been taken since the last: whoever keeps something says how
-//! much ([`Budget::grew`]). That number only decides when to read again, so it may be too high, and
+//! much (`Budget::grew`). That number only decides when to read again, so it may be too high, and
 //! what goes straight through - a message encoded into a connection's output - is not counted at all.
 //!
 //! The level goes up with the reading that says so and down only with one that lies well below
-//! ([`Level::next`]). What each level means is enforced where things are kept: `engine`, `bus`,
+//! (`Level::next`). What each level means is enforced where things are kept: `engine`, `bus`,
 //! `gate`.
 
 use std::io;
