@@ -6,7 +6,7 @@ use portcullis_audit::Audit;
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{Event, Observer as _};
 use portcullis_core::journal::{Contents, SessionContents, correct_clock, inspect};
-use portcullis_core::store::{Report, check, repair};
+use portcullis_core::store::{Key, Report, check, repair};
 use time::format_description::well_known::Rfc3339;
 
 use crate::cli::{self, Exit};
@@ -30,35 +30,35 @@ pub fn run(command: &cli::Store) -> Result<Exit, String> {
     if !path.is_dir() {
         return Err(format!("{}: there is no store", path.display()));
     }
+    let key =
+        || wiring::store_key(&config).map_err(|error| format!("[durability] key-file: {error}"));
     match command {
-        cli::Store::Check(_) | cli::Store::Repair(_) => look(command, &config, &path),
+        cli::Store::Check(_) => look(&path, key()?.as_ref()),
+        cli::Store::Repair(_) => mend(&path, key()?.as_ref()),
         cli::Store::CorrectClock(_) => correct(&config, &path),
     }
 }
 
-fn look(command: &cli::Store, config: &Config, path: &Path) -> Result<Exit, String> {
-    let key =
-        wiring::store_key(config).map_err(|error| format!("[durability] key-file: {error}"))?;
-    let said = |report: &Report| print!("{}", words(report));
-    let (sound, understood) = match command {
-        cli::Store::Check(_) | cli::Store::CorrectClock(_) => {
-            let (report, contents) = inspect(path, key.as_ref()).map_err(|e| e.to_string())?;
-            said(&report);
-            print!("{}", meaning(&contents));
-            (report.is_sound(), contents.is_understood())
-        }
-        cli::Store::Repair(_) => {
-            let report = repair(path, key.as_ref()).map_err(|e| e.to_string())?;
-            said(&report);
-            let after = check(path, key.as_ref()).map_err(|e| e.to_string())?;
-            (after.is_sound(), true)
-        }
+fn look(path: &Path, key: Option<&Key>) -> Result<Exit, String> {
+    let (report, contents) = inspect(path, key).map_err(|error| error.to_string())?;
+    print!("{}{}", words(&report), meaning(&contents));
+    let (exit, verdict) = match (report.is_sound(), contents.is_understood()) {
+        (true, true) => (Exit::Success, "sound"),
+        (true, false) => (Exit::Failed, "not understood; a broker would not start"),
+        (false, _) => (Exit::Failed, "damaged; see portcullis store repair"),
     };
-    let (exit, verdict) = match (command, sound) {
-        (_, true) if understood => (Exit::Success, "sound"),
-        (_, true) => (Exit::Failed, "not understood; a broker would not start"),
-        (cli::Store::Repair(_), false) => (Exit::Failed, "still damaged"),
-        (_, false) => (Exit::Failed, "damaged; see portcullis store repair"),
+    println!("{}: {verdict}", path.display());
+    Ok(exit)
+}
+
+fn mend(path: &Path, key: Option<&Key>) -> Result<Exit, String> {
+    let report = repair(path, key).map_err(|error| error.to_string())?;
+    print!("{}", words(&report));
+    let after = check(path, key).map_err(|error| error.to_string())?;
+    let (exit, verdict) = if after.is_sound() {
+        (Exit::Success, "sound")
+    } else {
+        (Exit::Failed, "still damaged")
     };
     println!("{}: {verdict}", path.display());
     Ok(exit)

@@ -259,16 +259,9 @@ impl Introspector {
             settings.allowed_roles.as_deref(),
         );
         let identity = self.identity(claims, several, roles)?;
-        let reference = server_reference(&settings.name, &identity, several);
+        let accepted = vouched(Self::METHOD, &settings.name, identity, several, until);
         Ok(Believed {
-            accepted: Accepted {
-                identity,
-                lease: Lease {
-                    until: Some(until),
-                    credential: Credential::new(Self::METHOD, &reference),
-                },
-                data: None,
-            },
+            accepted,
             ignored_roles,
             bound,
         })
@@ -291,12 +284,26 @@ impl Introspector {
     }
 }
 
-/// Names a server that vouched for somebody: `server=NAME`; and whose name that looks like, if the
-/// server does not stand in it (`several`): `like=HEX`.
-pub(crate) fn server_reference(server: &str, identity: &Identity, several: bool) -> String {
+/// Somebody for whom a server vouches. The credential names it, `server=NAME`; and whose name that
+/// looks like, if the server does not stand in it (`several`): `like=HEX`.
+pub(crate) fn vouched(
+    method: &str,
+    server: &str,
+    identity: Identity,
+    several: bool,
+    until: SystemTime,
+) -> Accepted {
     let principal = &identity.principal;
     let like = Likeness::found(principal.kind(), principal.name()).filter(|_| !several);
-    format!("server={server}{}", Likeness::text(like.as_ref()))
+    let reference = format!("server={server}{}", Likeness::text(like.as_ref()));
+    Accepted {
+        identity,
+        lease: Lease {
+            until: Some(until),
+            credential: Credential::new(method, &reference),
+        },
+        data: None,
+    }
 }
 
 /// `application/x-www-form-urlencoded`.

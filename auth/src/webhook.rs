@@ -25,9 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use portcullis_core::hook::{
-    Accepted, Attempt, Attributes, Credential, Lease, Refusal, RefusalKind,
-};
+use portcullis_core::hook::{Attempt, Attributes, Refusal, RefusalKind};
 use portcullis_core::wire::Version;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -36,7 +34,7 @@ use zeroize::Zeroizing;
 use crate::breaker::Breaker;
 use crate::claims::{self, named};
 use crate::fetch::{Ask, Client, secret};
-use crate::introspection::{Believed, Said, server_reference};
+use crate::introspection::{Believed, Said, vouched};
 use crate::jwt::MAX_TOKEN;
 use crate::slots::Slots;
 use crate::{Error, WebhookSettings};
@@ -222,16 +220,8 @@ impl Webhook {
         let attributes: Map<String, Value> = answer.attributes.clone().into_iter().collect();
         let identity = named(kind, name, source, roles, claims::attributes(&attributes))
             .map_err(|why| format!("the principal: {why}"))?;
-        let reference = server_reference(&settings.name, &identity, several);
         Ok(Believed {
-            accepted: Accepted {
-                identity,
-                lease: Lease {
-                    until: Some(until),
-                    credential: Credential::new(Self::METHOD, &reference),
-                },
-                data: None,
-            },
+            accepted: vouched(Self::METHOD, &settings.name, identity, several, until),
             ignored_roles,
             bound: false,
         })

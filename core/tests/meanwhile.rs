@@ -51,6 +51,10 @@ impl Slow {
         change(&mut self.known.lock().unwrap());
         self.generation.fetch_add(1, Ordering::Release);
     }
+
+    fn revoke(&self, shown: &str) {
+        self.change(|known| assert!(known.revoked.insert(shown.into())));
+    }
 }
 
 impl Authenticator for Slow {
@@ -244,9 +248,7 @@ fn a_credential_that_is_revoked_while_it_is_judged_lets_nobody_in_and_touches_no
     in_still_time(async |still| {
         let mut owner = still.is_in_by("old").await;
         let mut stream = still.comes("new").await;
-        still
-            .slow
-            .change(|known| assert!(known.revoked.insert("new".into())));
+        still.slow.revoke("new");
         still.is_swept().await;
         still.slow.let_on.add_permits(1);
         assert_eq!(rest(&mut stream).await, REFUSED);
@@ -284,9 +286,7 @@ fn a_renewal_by_a_credential_that_is_revoked_while_it_is_judged_ends_the_connect
     in_still_time(async |still| {
         let mut stream = still.is_in_by("old").await;
         still.renews_by(&mut stream, "new").await;
-        still
-            .slow
-            .change(|known| assert!(known.revoked.insert("new".into())));
+        still.slow.revoke("new");
         // Nobody asks about it again afterwards.
         still.is_swept().await;
         still.slow.let_on.add_permits(1);
@@ -326,14 +326,10 @@ fn after_a_renewal_the_new_credential_counts_and_the_old_one_no_more() {
         still.renews_by(&mut stream, "new").await;
         still.slow.let_on.add_permits(1);
         assert_eq!(next(&mut stream).await.get(..1).unwrap(), b"\xf0");
-        still
-            .slow
-            .change(|known| assert!(known.revoked.insert("old".into())));
+        still.slow.revoke("old");
         still.is_swept().await;
         assert!(is_alive(&mut stream).await);
-        still
-            .slow
-            .change(|known| assert!(known.revoked.insert("new".into())));
+        still.slow.revoke("new");
         still.is_swept().await;
         assert_eq!(rest(&mut stream).await, NOT_AUTHORIZED);
     });
