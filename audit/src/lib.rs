@@ -20,6 +20,7 @@
 //! record (the program).
 
 mod aggregate;
+mod batch;
 mod chain;
 mod query;
 mod record;

@@ -76,15 +76,23 @@ impl Kind {
 }
 
 /// A record without its number and links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record<Text = String> {
     /// Whether it may use the reserved space of a full store: what strangers can cause may not.
     pub(crate) vital: bool,
     /// `,"time":"...","event":"...",...`
-    pub(crate) text: String,
+    pub(crate) text: Text,
 }
 
 impl Record {
+    /// The same record, its text lent.
+    pub(crate) fn as_ref(&self) -> Record<&str> {
+        Record {
+            vital: self.vital,
+            text: &self.text,
+        }
+    }
+
     /// The same record, made while the policy with this hash is in force.
     pub(crate) fn under(mut self, policy: Option<&str>) -> Self {
         if let Some(policy) = policy {

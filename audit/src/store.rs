@@ -158,23 +158,28 @@ impl Store {
         // The store is in use before it has a record of this broker.
         store.cover(false, now).map_err(AuditError::io(dir))?;
         if let Some(record) = report {
-            store.append(&record, now).map_err(AuditError::io(dir))?;
+            store
+                .append(record.as_ref(), now)
+                .map_err(AuditError::io(dir))?;
             store.commit(false, now).map_err(AuditError::io(dir))?;
         }
         Ok(store)
     }
 
-    /// Makes room in the buffer, once, for records that are about to be appended.
-    pub(crate) fn expect<'a>(&mut self, records: impl Iterator<Item = &'a Record>) {
-        let bytes: u64 = records.map(size).sum();
-        self.buffer.reserve(usize::try_from(bytes).unwrap_or(0));
+    /// Makes room in the buffer, once, for so many records with so many bytes of text, which are
+    /// about to be appended.
+    pub(crate) fn expect(&mut self, records: usize, bytes: usize) {
+        let overhead = usize::try_from(LINE_OVERHEAD).unwrap_or(0);
+        self.buffer
+            .reserve(bytes.saturating_add(records.saturating_mul(overhead)));
     }
 
     /// Seals a record into the buffer; `false` where the store is full and the record is lost.
     ///
     /// An error leaves everything as it was, so that the record can be given again.
-    pub(crate) fn append(&mut self, record: &Record, now: Now) -> io::Result<bool> {
-        let size = size(record);
+    pub(crate) fn append(&mut self, record: Record<&str>, now: Now) -> io::Result<bool> {
+        // At most.
+        let size = record.text.len() as u64 + LINE_OVERHEAD;
         if !self.make_room(size, record.vital, now)? {
             return Ok(false);
         }
@@ -184,7 +189,7 @@ impl Store {
             self.rotate()?;
         }
         self.seq += 1;
-        self.last = chain::seal(self.seq, &record.text, self.last, &mut self.buffer);
+        self.last = chain::seal(self.seq, record.text, self.last, &mut self.buffer);
         Ok(true)
     }
 
@@ -318,11 +323,6 @@ impl Store {
             let _ = fs::remove_file(&path);
         }
     }
-}
-
-/// Bytes of a sealed record, at most.
-fn size(record: &Record) -> u64 {
-    record.text.len() as u64 + LINE_OVERHEAD
 }
 
 /// Whether an error says that space is what is missing.

@@ -5,7 +5,6 @@
 //! longest a record waits is [`GATHER`] and one sync; a queue that is half full is taken at once. What the queue cannot take is counted, and
 //! the count is recorded as soon as there is room.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use portcullis_core::hook::{Event, Observer, Snapshot, Tally};
 
 use crate::AuditError;
 use crate::aggregate::Aggregator;
+use crate::batch::Batch;
 use crate::record::{Facts, Kind, Record, Sameness, describe};
 use crate::store::{Bounds, Store, is_disk_full};
 
@@ -162,8 +162,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    records: VecDeque<Record>,
-    bytes: usize,
+    records: Batch,
     stop: Option<Now>,
     ended: bool,
     flush_asked: u64,
@@ -204,7 +203,7 @@ impl Audit {
         let writer = Writer {
             shared: Arc::clone(&shared),
             store,
-            pending: VecDeque::new(),
+            pending: Batch::default(),
             lost_told: 0,
             on_stop: settings.on_stop,
             retry_at: None,
@@ -316,14 +315,13 @@ impl Shared {
         let was_empty = queue.records.is_empty();
         let was_half = self.is_half_full(&queue);
         for record in records {
-            let bytes = queue.bytes + record.text.len();
+            let bytes = queue.records.bytes() + record.text.len();
             let no_room = queue.records.len() >= self.queue_records || bytes > self.queue_bytes;
             if no_room || queue.ended || queue.stop.is_some() {
                 self.lost.fetch_add(1, Ordering::Relaxed);
                 self.congested.store(true, Ordering::Relaxed);
             } else {
-                queue.bytes = bytes;
-                queue.records.push_back(record);
+                queue.records.push(record.as_ref());
             }
         }
         let half = self.is_half_full(&queue);
@@ -336,11 +334,11 @@ impl Shared {
 
     /// Half of the queue is for what comes while the other half is being written.
     fn is_half_full(&self, queue: &Queue) -> bool {
-        queue.records.len() > self.queue_records / 2 || queue.bytes > self.queue_bytes / 2
+        queue.records.len() > self.queue_records / 2 || queue.records.bytes() > self.queue_bytes / 2
     }
 
     /// Sleeps until there is work, lets it gather as long as there is room, and takes it all.
-    fn take(&self, pending: &mut VecDeque<Record>, retry_at: Option<Instant>) -> Orders {
+    fn take(&self, pending: &mut Batch, retry_at: Option<Instant>) -> Orders {
         let mut queue = self.queue.lock();
         let urgent = |queue: &Queue| {
             queue.stop.is_some()
@@ -359,7 +357,6 @@ impl Shared {
         // While writing fails the thread keeps what it has, and the queue fills up.
         if pending.is_empty() {
             std::mem::swap(pending, &mut queue.records);
-            queue.bytes = 0;
             self.congested.store(false, Ordering::Relaxed);
         }
         Orders {
@@ -379,7 +376,7 @@ struct Writer {
     shared: Arc<Shared>,
     store: Store,
     /// Taken from the queue and not sealed yet.
-    pending: VecDeque<Record>,
+    pending: Batch,
     /// Losses that a record states.
     lost_told: u64,
     on_stop: Option<StopHandler>,
@@ -400,8 +397,9 @@ impl Writer {
             };
             let policy = self.shared.policy.read().clone();
             let summaries = summaries.into_iter();
-            self.pending
-                .extend(summaries.map(|record| record.under(policy.as_deref())));
+            for record in summaries.map(|record| record.under(policy.as_deref())) {
+                self.pending.push(record.as_ref());
+            }
             self.write(orders.stop.is_some(), now);
             if orders.stop.is_some() {
                 // What a failing disk did not take.
@@ -463,11 +461,11 @@ impl Writer {
                 .number("count", total - self.lost_told);
             let policy = self.shared.policy.read().clone();
             let record = facts.finish().under(policy.as_deref());
-            if self.store.append(&record, now)? {
+            if self.store.append(record.as_ref(), now)? {
                 self.lost_told = total;
             }
         }
-        self.store.expect(self.pending.iter());
+        self.store.expect(self.pending.len(), self.pending.bytes());
         while let Some(record) = self.pending.front() {
             if !self.store.append(record, now)? {
                 *lost += 1;
