@@ -77,7 +77,6 @@ impl World {
                     receive_maximum: None,
                     max_packet: None,
                     topic_alias_max: 0,
-                    peer: None,
                 },
             },
             now,
@@ -90,7 +89,6 @@ impl World {
             has_expiry: false,
             auth_method: None,
             max_packet: None,
-            peer: None,
         };
         let engine = Arc::clone(&self.0);
         let connection = Connection::new(engine, attached.ok()?, subject, watch, terms, now);
@@ -126,7 +124,7 @@ impl World {
             listener: "bench".into(),
             address: None,
         };
-        Subject::new(snapshot, &self.0.modules)
+        Subject::new(snapshot, None, &self.0.modules)
     }
 }
 

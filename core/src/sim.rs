@@ -538,7 +538,7 @@ impl World {
             address: (!how.local).then_some(Ipv4Addr::LOCALHOST.into()),
         };
         let modules = &self.engine.modules;
-        let subject = Subject::new(snapshot, modules);
+        let subject = Subject::new(snapshot, None, modules);
         let settings = self.engine.settings.load_full();
         let block = UserProperties::block([("z", "1"), ("a", "2"), ("z", "1")]);
         let will = how.will.map(|(topic, delay)| {
@@ -558,7 +558,7 @@ impl World {
                 self.now.unix_millis(),
             );
             let stored = guard::will(&publication, &subject.rights(modules), modules).unwrap();
-            Will::new(stored, delay, how.will_expiry)
+            Box::new(Will::new(stored, delay, how.will_expiry))
         });
         let attached = self.engine.attach(
             &id.into(),
@@ -572,7 +572,6 @@ impl World {
                     receive_maximum: how.receive_maximum.and_then(NonZeroU16::new),
                     max_packet: how.max_packet.and_then(NonZeroU32::new),
                     topic_alias_max: how.alias_max,
-                    peer: None,
                 },
             },
             self.now,
@@ -585,7 +584,6 @@ impl World {
             has_expiry: how.expiry > 0,
             auth_method: None,
             max_packet: how.max_packet.and_then(NonZeroU32::new),
-            peer: None,
         };
         let session_present = attached.session_present;
         let connection = Connection::new(
@@ -668,9 +666,9 @@ impl Client {
 
     /// What the broker has for this client at this moment.
     pub(crate) fn read(&mut self, world: &World) -> Vec<Got> {
-        let mut all = Vec::new();
+        let (mut all, mut output) = (Vec::new(), Vec::new());
         while let Some(connection) = &mut self.connection {
-            let mut output = Vec::new();
+            output.clear();
             match connection.take_output(&mut output, Waker::noop(), world.now) {
                 Ok(()) if output.is_empty() => break,
                 Ok(()) => {

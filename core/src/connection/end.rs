@@ -70,7 +70,7 @@ impl Connection {
         };
         let event = Event::Disconnected {
             who: self.guard.subject().snapshot(),
-            peer: self.terms.peer,
+            peer: self.guard.subject().peer(),
             how,
             reason: &reason,
         };

@@ -15,7 +15,6 @@ mod subscribe;
 mod time;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::task::Waker;
@@ -88,7 +87,6 @@ pub(crate) struct Terms {
     pub(crate) auth_method: Option<Box<str>>,
     /// Largest packet that the client takes, bytes.
     pub(crate) max_packet: Option<NonZeroU32>,
-    pub(crate) peer: Option<SocketAddr>,
 }
 
 /// An admitted connection.
@@ -107,7 +105,7 @@ pub(crate) struct Connection {
     /// What must be on disk before more is sent.
     barrier: Option<Ticket>,
     /// Output that waits for the disk.
-    sealed: Option<(Vec<u8>, Ticket)>,
+    sealed: Option<Box<Sealed>>,
     heard: Instant,
     /// The last batch ended before its input did.
     cut_short: bool,
@@ -122,6 +120,12 @@ pub(crate) struct Connection {
     published: Option<Instant>,
     /// A step of a re-authentication that the driver has to ask about.
     pub(crate) auth_step: Option<Vec<u8>>,
+}
+
+/// Output, and what must be on disk before it is written.
+struct Sealed {
+    output: Vec<u8>,
+    barrier: Ticket,
 }
 
 /// An acknowledgement in its place in the order of receipt.
@@ -347,9 +351,9 @@ impl Connection {
         let engine = Arc::clone(&self.engine);
         let mut routing = engine.routing(Some(&session), now);
         self.settle(waker, &mut routing)?;
-        if let Some((sealed, barrier)) = &mut self.sealed {
-            if is_safe(barrier, waker)? {
-                *into = std::mem::take(sealed);
+        if let Some(sealed) = &mut self.sealed {
+            if is_safe(&sealed.barrier, waker)? {
+                *into = std::mem::take(&mut sealed.output);
                 self.sealed = None;
             }
             return Ok(());
@@ -383,7 +387,8 @@ impl Connection {
             && let Some(barrier) = self.barrier.take()
             && !is_safe(&barrier, waker)?
         {
-            self.sealed = Some((std::mem::take(into), barrier));
+            let output = std::mem::take(into);
+            self.sealed = Some(Box::new(Sealed { output, barrier }));
         }
         Ok(())
     }

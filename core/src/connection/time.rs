@@ -113,7 +113,7 @@ impl Connection {
         self.engine.metrics.limits_hit.inc();
         let event = Event::LimitHit {
             who: Some(self.guard.subject().snapshot()),
-            peer: self.terms.peer,
+            peer: self.guard.subject().peer(),
             limit,
             reason,
         };

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
 use crate::budget::{self, Level};
 use crate::clock::Now;
 use crate::guard::{Authorized, Subject};
@@ -13,7 +15,7 @@ use crate::topic::TopicFilter;
 use crate::wire::{AckKind, ReasonCode};
 
 use super::link::{Close, NewLink, Taken};
-use super::session::{State, Subscription};
+use super::session::{Away, State, Subscription};
 use super::share::Orphan;
 use super::share::rehome;
 use super::{Engine, Registry, Routing, Session, Tickets, Will};
@@ -24,7 +26,7 @@ pub(crate) struct Admitted {
     pub(crate) clean_start: bool,
     /// Granted, seconds.
     pub(crate) expiry: u32,
-    pub(crate) will: Option<Will>,
+    pub(crate) will: Option<Box<Will>>,
     pub(crate) link: NewLink,
 }
 
@@ -114,9 +116,7 @@ impl Engine {
                 self.metrics.sessions.inc();
                 routing.grew(budget::SESSION);
             }
-            self.timers
-                .lock()
-                .call_off(&std::mem::take(&mut state.timers));
+            self.back(&mut state);
             if state.link.is_some() {
                 self.metrics.takeovers.inc();
                 let close = Close {
@@ -144,7 +144,6 @@ impl Engine {
             state.subject = client.subject;
             state.expiry = client.expiry;
             state.will = client.will;
-            state.left = None;
             state.connect(&client.link, now.mono);
             if session_present {
                 // The rights of the new identity decide about the old subscriptions.
@@ -181,7 +180,7 @@ impl Engine {
             _ if client.subject.snapshot().address.is_none() => true,
             Level::Pressed => comes_back,
             Level::Full | Level::Spent => {
-                comes_back && client.will.as_ref().is_none_or(Will::is_small)
+                comes_back && client.will.as_deref().is_none_or(Will::is_small)
             }
         }
     }
@@ -204,14 +203,14 @@ impl Engine {
             (true, true) => known,
             (true, false) => journal.new_session(),
         };
-        let will = client.will.as_ref().map(Will::record);
+        let will = client.will.as_deref().map(Will::record);
         let who = client.subject.snapshot();
         let ticket = routing
             .write(
                 if id.is_durable() { id } else { known },
                 // Who comes back takes what waits and so makes room: a full store lets it in, unless
                 // it brings a will that takes room itself.
-                known.is_durable() && client.will.as_ref().is_none_or(Will::is_small),
+                known.is_durable() && client.will.as_deref().is_none_or(Will::is_small),
                 &mut |steps| {
                     if !id.is_durable() {
                         steps.ended(known);
@@ -263,13 +262,14 @@ impl Engine {
                 away = Some(state.epoch);
                 orphans = state.orphans(false);
                 let mut timers = self.timers.lock();
+                let mut keys = SmallVec::new();
                 let will_at;
                 match left {
                     // A broker that stops leaves the will to the one that starts.
                     Some(left) if left.delay > 0 || will == Fate::Keep => {
                         let delay = left.delay.min(state.expiry);
                         let key = timers.will(routing.millis, delay, session, state.epoch);
-                        state.timers.push(key);
+                        keys.push(key);
                         will_at = Some(key.0);
                         state.will = Some(left);
                     }
@@ -279,13 +279,16 @@ impl Engine {
                         fired = left;
                     }
                 }
-                state.left = Some((routing.millis, will_at));
+                keys.push(timers.expiry(routing.millis, state.expiry, session, state.epoch));
+                state.away = Some(Box::new(Away {
+                    since: routing.millis,
+                    will_at,
+                    timers: keys,
+                }));
                 let (id, expiry) = (state.id, state.expiry);
                 let _ = routing.write(id, true, &mut |steps| {
                     steps.left(id, routing.millis, expiry, will_at);
                 });
-                let key = timers.expiry(routing.millis, state.expiry, session, state.epoch);
-                state.timers.push(key);
             }
         }
         rehome(orphans, &attached.session, away, &mut routing);
@@ -311,9 +314,7 @@ impl Engine {
             }
         }
         self.metrics.sessions.sub(1);
-        self.timers
-            .lock()
-            .call_off(&std::mem::take(&mut state.timers));
+        self.back(state);
         let orphans = state.orphans(true);
         self.forget_subscriptions(session, state);
         state.clear(routing);
@@ -321,6 +322,13 @@ impl Engine {
         let id = std::mem::take(&mut state.id);
         let _ = routing.write(id, true, &mut |steps| steps.ended(id));
         orphans
+    }
+
+    /// Nobody waits for the client's return any more: it is back, or its session has ended.
+    fn back(&self, state: &mut State) {
+        if let Some(away) = state.away.take() {
+            self.timers.lock().call_off(&away.timers);
+        }
     }
 
     fn forget_subscriptions(&self, session: &Arc<Session>, state: &mut State) {
@@ -394,12 +402,11 @@ impl Attached {
         if state.epoch != self.epoch || state.ended {
             return Receipt::Stale;
         }
-        if state.received.contains(id) {
-            let promised = state.promised.iter().find(|(known, _)| *known == id);
-            return Receipt::Known(promised.map_or_else(Tickets::new, |(_, t)| t.clone()));
+        let received = state.received.get_or_insert_default();
+        if let Some(tickets) = received.find(id) {
+            return Receipt::Known(tickets);
         }
-        state.received.insert(id);
-        state.unwritten = Some(id);
+        received.insert(id);
         Receipt::New
     }
 
@@ -412,8 +419,9 @@ impl Attached {
         routing: &mut Routing<'_>,
     ) {
         let mut state = self.session.lock();
-        state.routing += 1;
-        state.unwritten = None;
+        let received = state.received.get_or_insert_default();
+        received.routing += 1;
+        received.unwritten = None;
         if state.epoch == self.epoch && state.id.is_durable() {
             let message = publication.store();
             state.record(routing, |steps, session| {
@@ -430,7 +438,9 @@ impl Attached {
         routing: &mut Routing<'_>,
     ) {
         let mut state = self.session.lock();
-        state.routing = state.routing.saturating_sub(1);
+        if let Some(received) = &mut state.received {
+            received.routing = received.routing.saturating_sub(1);
+        }
         if state.id.is_durable() {
             let message = publication.store();
             state.record(routing, |steps, session| steps.routed(session, &message));
@@ -440,16 +450,20 @@ impl Attached {
     /// The PUBREC of a received message waits for these.
     pub(crate) fn promise(&self, id: u16, tickets: &Tickets) {
         let mut state = self.session.lock();
-        if state.epoch == self.epoch && state.received.contains(id) {
-            state.promised.push((id, tickets.clone()));
+        if state.epoch == self.epoch
+            && let Some(received) = &mut state.received
+        {
+            received.promise(id, tickets);
         }
     }
 
     /// The PUBREC of a received message goes out.
     pub(crate) fn kept_promise(&self, id: u16) {
         let mut state = self.session.lock();
-        if state.epoch == self.epoch {
-            state.promised.retain(|(known, _)| *known != id);
+        if state.epoch == self.epoch
+            && let Some(received) = &mut state.received
+        {
+            received.kept_promise(id);
         }
     }
 
@@ -460,9 +474,8 @@ impl Attached {
         if state.epoch != self.epoch {
             return false;
         }
-        state.promised.retain(|(known, _)| *known != id);
-        let known = state.received.remove(id);
-        state.unwritten = state.unwritten.filter(|unwritten| *unwritten != id);
+        let received = state.received.as_mut();
+        let known = received.is_some_and(|received| received.release(id));
         if known {
             // The PUBCOMP waits for it.
             state.record(routing, |steps, session| steps.freed(session, id));
@@ -472,7 +485,8 @@ impl Attached {
 
     /// `QoS` 2 messages received and not released.
     pub(crate) fn unreleased(&self) -> usize {
-        self.session.lock().received.len()
+        let state = self.session.lock();
+        state.received.as_ref().map_or(0, |known| known.ids.len())
     }
 
     /// The client took bytes from the socket.

@@ -5,6 +5,7 @@
 //! connection's output, so that a message that can go out at once is copied once and never
 //! allocated.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::budget::{ENTRY, Level};
@@ -398,7 +399,7 @@ impl State {
                 subscription.serial == scan.slot.serial && subscription.cover != Covered::Suspended
             });
         let Some(subscription) = found else {
-            self.scans.pop_front();
+            self.scanned();
             return;
         };
         let text = routing.tree().text(subscription.filter);
@@ -406,9 +407,7 @@ impl State {
         let page = routing.retained(&text, scan.after.as_deref());
         match page.next {
             Some(next) => scan.after = Some(next),
-            None => {
-                self.scans.pop_front();
-            }
+            None => self.scanned(),
         }
         for message in page.messages {
             let own = &self.subject.snapshot().client_id;
@@ -427,6 +426,14 @@ impl State {
             if self.record_taken(&queued, None, routing) {
                 self.queue.push(queued, None, routing.metrics());
             }
+        }
+    }
+
+    /// The oldest walk is over.
+    fn scanned(&mut self) {
+        self.scans.pop_front();
+        if self.scans.is_empty() {
+            self.scans = VecDeque::new();
         }
     }
 

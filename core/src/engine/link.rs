@@ -48,7 +48,8 @@ pub(crate) struct Link {
     pub(super) awake: bool,
     pub(super) window: u16,
     pub(super) max_packet: usize,
-    pub(super) aliases: Aliases,
+    /// If its client takes any.
+    pub(super) aliases: Option<Box<Aliases>>,
     /// When the client last acknowledged something or took bytes.
     pub(super) progress: Instant,
     /// An order to close, by somebody else.
@@ -56,7 +57,6 @@ pub(crate) struct Link {
     /// Messages encoded since the last take.
     pub(super) sent: u32,
     pub(super) connected_at: Instant,
-    pub(super) peer: Option<std::net::SocketAddr>,
 }
 
 /// Topic aliases towards one client: first come, first served, and for the life of the connection
@@ -68,16 +68,15 @@ pub(super) struct Aliases {
 }
 
 impl Aliases {
-    pub(super) fn new(asked: u16) -> Self {
-        Self {
-            max: asked.min(ALIASES).into(),
-            topics: Vec::new(),
-        }
+    pub(super) fn new(asked: u16) -> Option<Box<Self>> {
+        let max = asked.min(ALIASES).into();
+        let topics = Vec::new();
+        (max > 0).then(|| Box::new(Self { max, topics }))
     }
 
     /// The alias to send with a topic, and whether the client knows it already.
     fn of(&self, topic: &str) -> Option<(PacketId, bool)> {
-        if self.max == 0 || topic.len() < ALIAS_WORTH {
+        if topic.len() < ALIAS_WORTH {
             return None;
         }
         let known = self.topics.iter().position(|known| **known == *topic);
@@ -105,7 +104,6 @@ pub(crate) struct NewLink {
     pub(crate) max_packet: Option<NonZeroU32>,
     /// Topic aliases that the client takes.
     pub(crate) topic_alias_max: u16,
-    pub(crate) peer: Option<std::net::SocketAddr>,
 }
 
 /// What a connection took to write, and what it must know.
@@ -177,11 +175,7 @@ impl Link {
             payload: publication.payload,
         };
         let topic = outbound.topic;
-        let alias = if self.version.is_v5() {
-            self.aliases.of(topic)
-        } else {
-            None
-        };
+        let alias = self.aliases.as_ref().and_then(|known| known.of(topic));
         if let Some((alias, known)) = alias {
             outbound.alias = Some(alias);
             if known {
@@ -208,8 +202,11 @@ impl Link {
         if self.output.len() / LARGE != before / LARGE {
             routing.grew(self.output.len() - before / LARGE * LARGE);
         }
-        if outbound.alias.is_some() && !outbound.topic.is_empty() {
-            self.aliases.topics.push(topic.into());
+        if outbound.alias.is_some()
+            && !outbound.topic.is_empty()
+            && let Some(aliases) = &mut self.aliases
+        {
+            aliases.topics.push(topic.into());
         }
         self.sent += 1;
         true

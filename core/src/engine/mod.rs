@@ -14,6 +14,7 @@ mod link;
 mod operate;
 mod pressure;
 mod queue;
+mod received;
 mod record;
 mod restore;
 mod session;

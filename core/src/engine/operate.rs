@@ -36,7 +36,8 @@ impl Engine {
                     client_id: &session.client_id,
                     owner: &session.owner,
                     who: state.subject.snapshot(),
-                    connected: link.map(|link| (link.peer, link.version, link.connected_at)),
+                    connected: link
+                        .map(|link| (state.subject.peer(), link.version, link.connected_at)),
                     subscriptions: state.subscriptions.len(),
                     queued: state.queue.len(),
                     in_flight: state.inflight_len(),

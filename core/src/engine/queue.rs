@@ -8,8 +8,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::guard::Stored;
 use crate::journal::Entry;
 use crate::message::Message;
@@ -46,9 +44,16 @@ pub(super) struct Bound {
 pub(super) struct Queue {
     entries: VecDeque<Queued>,
     bytes: usize,
-    /// Acknowledgements held back for the newest entries, oldest first, with their weights.
-    excess: VecDeque<(Hold, usize)>,
-    excess_bytes: usize,
+    /// While publishers wait for this queue.
+    excess: Option<Box<Excess>>,
+}
+
+/// Acknowledgements held back for the newest entries.
+#[derive(Debug, Default)]
+struct Excess {
+    /// Oldest first, with the weights of the entries.
+    holds: VecDeque<(Hold, usize)>,
+    bytes: usize,
 }
 
 impl Queue {
@@ -76,7 +81,7 @@ impl Queue {
 
     /// Whether publishers wait for this queue.
     pub(super) fn holds_publishers(&self) -> bool {
-        !self.excess.is_empty()
+        self.excess.is_some()
     }
 
     /// Whether one more of this weight lies within the bound.
@@ -92,8 +97,9 @@ impl Queue {
         self.bytes += weight;
         self.entries.push_back(queued);
         if let Some(hold) = hold {
-            self.excess_bytes += weight;
-            self.excess.push_back((hold, weight));
+            let excess = self.excess.get_or_insert_default();
+            excess.bytes += weight;
+            excess.holds.push_back((hold, weight));
         }
     }
 
@@ -102,16 +108,22 @@ impl Queue {
         let queued = self.entries.pop_front()?;
         self.left(queued.message.weight(), metrics);
         // Held entries are the newest; one that now lies within the bound is acknowledged.
-        while let Some((_, weight)) = self.excess.front() {
-            // What was just taken may have been a held one: then there are more holds than entries.
-            let messages = self.entries.len().saturating_sub(self.excess.len());
-            let bytes = self.bytes.saturating_sub(self.excess_bytes);
-            let within = messages < bound.messages && bytes + weight <= bound.bytes;
-            if !within && self.entries.len() > self.excess.len() {
-                break;
+        if let Some(excess) = &mut self.excess {
+            while let Some((_, weight)) = excess.holds.front() {
+                // What was just taken may have been a held one: then there are more holds than
+                // entries.
+                let messages = self.entries.len().saturating_sub(excess.holds.len());
+                let bytes = self.bytes.saturating_sub(excess.bytes);
+                let within = messages < bound.messages && bytes + weight <= bound.bytes;
+                if !within && self.entries.len() > excess.holds.len() {
+                    break;
+                }
+                excess.bytes -= weight;
+                excess.holds.pop_front();
             }
-            self.excess_bytes -= weight;
-            self.excess.pop_front();
+            if excess.holds.is_empty() {
+                self.excess = None;
+            }
         }
         Some(queued)
     }
@@ -144,8 +156,7 @@ impl Queue {
             self.left(queued.message.weight(), metrics);
             dropped.push(queued);
         }
-        self.excess.clear();
-        self.excess_bytes = 0;
+        self.excess = None;
         metrics.dropped_offline.add(dropped.len() as u64);
         dropped
     }
@@ -179,127 +190,5 @@ impl Queue {
         self.bytes -= weight;
         metrics.queued_messages.sub(1);
         metrics.queued_bytes.sub(weight as u64);
-    }
-}
-
-/// Packet identifiers of `QoS` 2 messages that were received and not released yet.
-///
-/// A list while there are few; beyond, a bitmap of all 65 535 (8 KiB), as 3.x clients have no
-/// quota.
-#[derive(Debug)]
-pub(super) enum IdSet {
-    Few(SmallVec<[u16; 4]>),
-    Many(Box<[u64]>, usize),
-}
-
-impl Default for IdSet {
-    fn default() -> Self {
-        Self::Few(SmallVec::new())
-    }
-}
-
-impl IdSet {
-    const FEW: usize = 64;
-
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Few(ids) => ids.len(),
-            Self::Many(_, count) => *count,
-        }
-    }
-
-    pub(super) fn contains(&self, id: u16) -> bool {
-        match self {
-            Self::Few(ids) => ids.contains(&id),
-            Self::Many(bits, _) => bits
-                .get(usize::from(id / 64))
-                .is_some_and(|word| word & (1 << (id % 64)) != 0),
-        }
-    }
-
-    /// Adds an id that is not in the set.
-    pub(super) fn insert(&mut self, id: u16) {
-        if let Self::Few(ids) = self {
-            if ids.len() < Self::FEW {
-                ids.push(id);
-                return;
-            }
-            let mut bits = vec![0u64; 1024].into_boxed_slice();
-            for id in ids.iter() {
-                if let Some(word) = bits.get_mut(usize::from(id / 64)) {
-                    *word |= 1 << (id % 64);
-                }
-            }
-            *self = Self::Many(bits, ids.len());
-        }
-        if let Self::Many(bits, count) = self
-            && let Some(word) = bits.get_mut(usize::from(id / 64))
-        {
-            *word |= 1 << (id % 64);
-            *count += 1;
-        }
-    }
-
-    /// The ids, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = u16> {
-        let (few, many) = match self {
-            Self::Few(ids) => (ids.as_slice(), &[][..]),
-            Self::Many(bits, _) => (&[][..], &bits[..]),
-        };
-        let many = (0u16..).zip(many).flat_map(|(word, bits)| {
-            (0..64).filter_map(move |bit| (bits & (1 << bit) != 0).then_some(word * 64 + bit))
-        });
-        few.iter().copied().chain(many)
-    }
-
-    /// Takes an id out; says whether it was there.
-    pub(super) fn remove(&mut self, id: u16) -> bool {
-        match self {
-            Self::Few(ids) => match ids.iter().position(|known| *known == id) {
-                Some(place) => {
-                    ids.swap_remove(place);
-                    true
-                }
-                None => false,
-            },
-            Self::Many(bits, count) => {
-                let Some(word) = bits.get_mut(usize::from(id / 64)) else {
-                    return false;
-                };
-                let was = *word & (1 << (id % 64)) != 0;
-                *word &= !(1 << (id % 64));
-                *count -= usize::from(was);
-                if *count == 0 {
-                    *self = Self::default();
-                }
-                was
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn an_id_set_is_a_set(steps in proptest::collection::vec((any::<bool>(), 1u16..200), 0..600)) {
-            let (mut set, mut oracle) = (IdSet::default(), BTreeSet::new());
-            for (add, id) in steps {
-                if add && !set.contains(id) {
-                    set.insert(id);
-                    oracle.insert(id);
-                } else if !add {
-                    prop_assert_eq!(set.remove(id), oracle.remove(&id));
-                }
-                prop_assert_eq!(set.len(), oracle.len());
-                prop_assert_eq!(set.contains(id), oracle.contains(&id));
-            }
-        }
     }
 }

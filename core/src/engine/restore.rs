@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::clock::Now;
 use crate::guard::Subject;
 use crate::hook::Effort;
@@ -17,7 +19,7 @@ use crate::wire::{QoS, SubscribeOptions};
 
 use super::flight::{Awaits, InFlight, Kept};
 use super::queue::Queued;
-use super::session::{Covered, State, Subscription};
+use super::session::{Away, Covered, State, Subscription};
 use super::share::{Among, offer};
 use super::tree::{Entry, Target};
 use super::{Engine, Session, Will};
@@ -124,7 +126,7 @@ impl Engine {
         let exact = self.journal.as_ref().is_none_or(|known| known.is_exact());
         for id in from.received {
             if exact {
-                state.received.insert(id);
+                state.received.get_or_insert_default().ids.insert(id);
             } else {
                 // If that is lost the next start does it.
                 let session = state.id;
@@ -142,17 +144,20 @@ impl Engine {
             let due = due.max(patience);
             ends = ends.max(patience);
             will_at = Some(due);
-            state.will = Some(Will::new(message, delay, expiry));
+            state.will = Some(Box::new(Will::new(message, delay, expiry)));
         }
-        state.left = Some((left, will_at));
         let mut timers = self.timers.lock();
+        let mut keys = SmallVec::new();
         if let Some(due) = will_at {
-            let key = timers.will_at(due, &session, state.epoch);
-            state.timers.push(key);
+            keys.push(timers.will_at(due, &session, state.epoch));
         }
-        let key = timers.expiry_at(ends, &session, state.epoch);
-        state.timers.push(key);
+        keys.push(timers.expiry_at(ends, &session, state.epoch));
         drop(timers);
+        state.away = Some(Box::new(Away {
+            since: left,
+            will_at,
+            timers: keys,
+        }));
         state.trim(&mut routing);
     }
 
@@ -182,7 +187,7 @@ impl Engine {
             // routed is written by its publisher's session until everybody has it: what is written
             // here would otherwise take the place of the record that has it routed at a restart.
             for _ in 0..PATIENCE {
-                if journal.has_room() && session.lock().routing == 0 {
+                if journal.has_room() && !session.lock().is_routing() {
                     break;
                 }
                 std::thread::sleep(PAUSE);
@@ -262,7 +267,7 @@ impl State {
         steps: &mut Steps<'_, '_>,
     ) {
         let id = self.id;
-        let will = self.will.as_ref().map(Will::record);
+        let will = self.will.as_deref().map(Will::record);
         steps.opened(id, self.subject.snapshot(), self.expiry, will.as_ref());
         steps.reset(id);
         for (text, options, identifier) in filters {
@@ -297,12 +302,14 @@ impl State {
             steps.queued(id, &queued.message, &how);
         }
         // One that is still being judged is written with its message, or never was received.
-        let judged = |id: &u16| self.unwritten != Some(*id);
-        for received in self.received.iter().filter(judged) {
-            steps.received(id, received, None);
+        if let Some(received) = &self.received {
+            let judged = |id: &u16| received.unwritten != Some(*id);
+            for received in received.ids.iter().filter(judged) {
+                steps.received(id, received, None);
+            }
         }
-        if let Some((left, will_at)) = self.left {
-            steps.left(id, left, self.expiry, will_at);
+        if let Some(away) = &self.away {
+            steps.left(id, away.since, self.expiry, away.will_at);
         }
     }
 }

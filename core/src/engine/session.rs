@@ -32,7 +32,8 @@ use super::Routing;
 use super::deliver::Scan;
 use super::flight::InFlight;
 use super::link::{Aliases, Close, Link, NewLink, Taken, WINDOW};
-use super::queue::{IdSet, Queue};
+use super::queue::Queue;
+use super::received::Received;
 use super::tree::{FilterRef, ShareGroup, Tree};
 use super::will::TimerKey;
 
@@ -58,7 +59,7 @@ pub(crate) struct State {
     pub(super) epoch: u64,
     /// Seconds that the session outlives its connection; 0: it ends with it.
     pub(super) expiry: u32,
-    pub(super) will: Option<Will>,
+    pub(super) will: Option<Box<Will>>,
     pub(super) subscriptions: Slab<Subscription>,
     pub(super) index: HashTable<u32>,
     pub(super) serial: u32,
@@ -67,23 +68,24 @@ pub(crate) struct State {
     /// How many at the end of `inflight` are still to be sent again on this connection.
     pub(super) resuming: u16,
     pub(super) last_id: u16,
-    pub(super) received: IdSet,
-    /// The one of them that the journal has not been told of, while the policy is asked about it.
-    pub(super) unwritten: Option<u16>,
-    /// Tickets of received `QoS` 2 messages whose PUBREC still waits, by packet identifier: a
-    /// client that comes back and repeats one waits for the same.
-    pub(super) promised: Vec<(u16, Tickets)>,
-    /// Received `QoS` 2 messages that are being routed at this moment.
-    pub(super) routing: u32,
+    /// `QoS` 2 messages of its client, from the first one on.
+    pub(super) received: Option<Box<Received>>,
     /// Walks over retained messages that are not finished.
     pub(super) scans: VecDeque<Scan>,
-    /// Its deadlines while nobody is connected.
-    pub(super) timers: Vec<TimerKey>,
-    /// When it lost its connection and when its will is due, for the journal; milliseconds since
-    /// the Unix epoch.
-    pub(super) left: Option<(u64, Option<u64>)>,
+    /// While nobody is connected.
+    pub(super) away: Option<Box<Away>>,
     /// The session has ended: nothing is taken any more.
     pub(super) ended: bool,
+}
+
+/// A session whose client is away; times in milliseconds since the Unix epoch.
+pub(crate) struct Away {
+    /// When its connection ended.
+    pub(super) since: u64,
+    /// When its will is due, if it has one that is not published yet.
+    pub(super) will_at: Option<u64>,
+    /// Its deadlines: the will's, and its own.
+    pub(super) timers: SmallVec<[TimerKey; 2]>,
 }
 
 /// What the acknowledgement of one message waits for.
@@ -207,13 +209,9 @@ impl Session {
                 inflight: VecDeque::new(),
                 resuming: 0,
                 last_id: 0,
-                received: IdSet::default(),
-                promised: Vec::new(),
-                routing: 0,
-                unwritten: None,
+                received: None,
                 scans: VecDeque::new(),
-                timers: Vec::new(),
-                left: None,
+                away: None,
                 ended: false,
             }),
         })
@@ -221,6 +219,13 @@ impl Session {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Room for output that it holds; for tests of what is left behind.
+    #[cfg(test)]
+    pub(crate) fn output_capacity(&self) -> usize {
+        let state = self.lock();
+        state.link.as_ref().map_or(0, |link| link.output.capacity())
     }
 
     /// Whether its client is connected.
@@ -304,7 +309,6 @@ impl State {
             close: None,
             sent: 0,
             connected_at: now,
-            peer: new.peer,
         });
     }
 
@@ -345,7 +349,8 @@ impl State {
             let since = published.saturating_duration_since(link.connected_at);
             link.published = u32::try_from(since.as_secs()).unwrap_or(u32::MAX);
         }
-        std::mem::swap(into, &mut link.output);
+        // The buffer that was written is not kept: a connection that waits has none.
+        *into = std::mem::take(&mut link.output);
         link.awake = false;
         if link
             .waker
@@ -373,8 +378,9 @@ impl State {
         self.queue.clear(routing.metrics());
         self.inflight = VecDeque::new();
         self.resuming = 0;
-        self.received = IdSet::default();
-        self.promised = Vec::new();
+        if let Some(received) = &mut self.received {
+            received.clear();
+        }
         self.scans = VecDeque::new();
         self.will = None;
     }
@@ -389,6 +395,13 @@ impl State {
             self.queue.drop_qos0(routing.metrics());
             self.trim(routing);
         }
+    }
+
+    /// Whether a `QoS` 2 message of its client is being routed at this moment.
+    pub(super) fn is_routing(&self) -> bool {
+        self.received
+            .as_ref()
+            .is_some_and(|known| known.routing > 0)
     }
 
     pub(super) fn inflight_len(&self) -> usize {
@@ -406,6 +419,6 @@ mod tests {
     #[test]
     fn a_session_has_the_size_that_the_memory_per_connection_is_reckoned_with() {
         // With its two counters a size class of the allocator.
-        assert!(size_of::<Session>() + 16 <= 640, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() + 16 <= 448, "{}", size_of::<Session>());
     }
 }

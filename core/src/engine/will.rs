@@ -167,8 +167,8 @@ impl Routing<'_> {
         let mut state = session.lock();
         if state.epoch == epoch && !state.ended {
             let id = state.id;
-            if let Some((_, will_at)) = &mut state.left {
-                *will_at = None;
+            if let Some(away) = &mut state.away {
+                away.will_at = None;
             }
             let _ = self.write(id, true, &mut |steps| steps.will_over(id));
         }

@@ -209,7 +209,7 @@ impl World {
             address: None,
         };
         let modules = &self.engine.modules;
-        let subject = Subject::new(snapshot, modules);
+        let subject = Subject::new(snapshot, None, modules);
         let attached = self.engine.attach(
             &id.into(),
             Admitted {
@@ -222,7 +222,6 @@ impl World {
                     receive_maximum: window,
                     max_packet,
                     topic_alias_max: alias_max,
-                    peer: None,
                 },
             },
             self.now,
@@ -238,7 +237,6 @@ impl World {
             has_expiry: expiry > 0,
             auth_method: None,
             max_packet,
-            peer: None,
         };
         let connection = Connection::new(
             Arc::clone(&self.engine),

@@ -63,9 +63,15 @@ pub(super) struct Driver {
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    renewal: Option<Box<dyn Renew>>,
-    judging: Option<BoxFuture<'static, Outcome>>,
+    renewal: Option<Box<Renewal>>,
     place: Option<Place>,
+}
+
+/// What a client with an Authentication Method has besides.
+struct Renewal {
+    judge: Box<dyn Renew>,
+    /// The answer to the step that it has sent.
+    judging: Option<BoxFuture<'static, Outcome>>,
 }
 
 impl Driver {
@@ -90,8 +96,10 @@ impl Driver {
             yielded: false,
             blocked: None,
             timer: Box::pin(sleep_until(deadline.into())),
-            renewal,
-            judging: None,
+            renewal: renewal.map(|judge| {
+                let judging = None;
+                Box::new(Renewal { judge, judging })
+            }),
             place: Some(place),
         }
     }
@@ -175,8 +183,8 @@ impl Driver {
     fn judge(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
         if let Some(step) = self.connection.auth_step.take() {
             match &mut self.renewal {
-                Some(renewal) if self.judging.is_none() => {
-                    self.judging = Some(renewal.judge(step));
+                Some(renewal) if renewal.judging.is_none() => {
+                    renewal.judging = Some(renewal.judge.judge(step));
                 }
                 _ => {
                     return Err(End::Server(crate::engine::Close {
@@ -187,16 +195,17 @@ impl Driver {
                 }
             }
         }
-        let Some(judging) = &mut self.judging else {
+        let Some(renewal) = &mut self.renewal else {
+            return Ok(false);
+        };
+        let Some(judging) = &mut renewal.judging else {
             return Ok(false);
         };
         match judging.as_mut().poll(context) {
             Poll::Pending => Ok(false),
             Poll::Ready(outcome) => {
-                self.judging = None;
-                if let Some(renewal) = &mut self.renewal {
-                    renewal.settle(&mut self.connection, outcome, now)?;
-                }
+                renewal.judging = None;
+                renewal.judge.settle(&mut self.connection, outcome, now)?;
                 Ok(true)
             }
         }

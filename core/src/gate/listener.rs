@@ -20,6 +20,7 @@ use crate::wire::ReasonCode;
 
 use super::proxy::Prefix;
 use super::stream::Stream;
+use super::task::Task;
 use super::websocket::upgrade::WebSocketRules;
 use super::{Gate, Place, handshake};
 
@@ -253,7 +254,7 @@ fn arrived(gate: &Arc<Gate>, shared: &Arc<Shared>, stream: Stream, peer: Option<
         place,
         wait,
     );
-    tokio::spawn(work);
+    tokio::spawn(Task::Arriving(Box::pin(work)));
 }
 
 /// Why an address gets no further.

@@ -11,6 +11,7 @@ mod listener;
 pub mod proxy;
 mod reason;
 mod stream;
+mod task;
 pub mod websocket;
 
 pub(crate) use listener::{Bound, Shared, bind};

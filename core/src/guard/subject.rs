@@ -1,5 +1,6 @@
 //! A principal with its present rights: the author of messages and the owner of subscriptions.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,6 +21,8 @@ use super::Rights;
 #[derive(Debug)]
 pub struct Subject {
     snapshot: Snapshot,
+    /// Where its connection comes from, beside the address.
+    port: Option<u16>,
     rights: ArcSwap<Rights>,
     /// Its name in the journal.
     mark: Mark,
@@ -28,11 +31,12 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// A subject with the rights of this moment.
-    pub(crate) fn new(snapshot: Snapshot, modules: &Modules) -> Arc<Self> {
+    /// A subject with the rights of this moment. `port`: of its connection.
+    pub(crate) fn new(snapshot: Snapshot, port: Option<u16>, modules: &Modules) -> Arc<Self> {
         let rights = Arc::new(Rights::fetch(&snapshot, modules));
         Arc::new(Self {
             snapshot,
+            port,
             rights: ArcSwap::new(rights),
             mark: Mark::default(),
             stood: AtomicU64::new(0),
@@ -43,6 +47,7 @@ impl Subject {
     pub(crate) fn recorded(snapshot: Snapshot) -> Arc<Self> {
         Arc::new(Self {
             snapshot,
+            port: None,
             rights: ArcSwap::from_pointee(Rights::none()),
             mark: Mark::default(),
             stood: AtomicU64::new(0),
@@ -73,7 +78,7 @@ impl Subject {
             listener: "".into(),
             address: None,
         };
-        Self::new(snapshot, modules)
+        Self::new(snapshot, None, modules)
     }
 
     /// Who.
@@ -86,6 +91,16 @@ impl Subject {
     #[must_use]
     pub fn principal(&self) -> &Principal {
         self.snapshot.principal()
+    }
+
+    /// Where its connection comes from; `None` over a Unix socket, and for whoever has none.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.snapshot.address?, self.port?))
+    }
+
+    /// The port of that.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.port
     }
 
     /// The rights of the present policy generation.

@@ -136,23 +136,19 @@ impl Modules {
 
     /// What watches one connection. A module that fails here refuses the connection.
     pub(crate) fn watch(&self, who: &Snapshot, now: Now) -> Result<Watch, String> {
-        let mut watch = Watch {
-            meters: Vec::with_capacity(self.admissions.len()),
-            tallies: Vec::new(),
+        let meters = self.admissions.iter().map(|module| {
+            self.contain(module.name(), || module.watch(who, now))
+                .ok_or_else(|| format!("module {} failed", module.name()))
+        });
+        let tallies = self
+            .observers
+            .iter()
+            .filter_map(|module| self.contain(module.name(), || module.tally(who)).flatten());
+        Ok(Watch {
+            meters: meters.collect::<Result<_, _>>()?,
+            tallies: tallies.collect(),
             metrics: Arc::clone(&self.metrics),
-        };
-        for module in &self.admissions {
-            let meter = self
-                .contain(module.name(), || module.watch(who, now))
-                .ok_or_else(|| format!("module {} failed", module.name()))?;
-            watch.meters.push(meter);
-        }
-        for module in &self.observers {
-            if let Some(Some(tally)) = self.contain(module.name(), || module.tally(who)) {
-                watch.tallies.push(tally);
-            }
-        }
-        Ok(watch)
+        })
     }
 
     /// Tells the observers.
@@ -183,8 +179,8 @@ impl Modules {
 
 /// The meters and tallies of one connection.
 pub(crate) struct Watch {
-    meters: Vec<Box<dyn Meter>>,
-    tallies: Vec<Box<dyn Tally>>,
+    meters: Box<[Box<dyn Meter>]>,
+    tallies: Box<[Box<dyn Tally>]>,
     metrics: Arc<Metrics>,
 }
 

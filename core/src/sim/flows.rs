@@ -25,6 +25,17 @@ fn narrow() -> World {
 }
 
 #[test]
+pub(super) fn a_client_that_has_read_everything_holds_no_room_for_output() {
+    let world = World::new();
+    let mut client = world.connect("a", &As::new("user:a"));
+    client.subscribe(&world, "t", QoS::AtMostOnce);
+    client.publish(&world, "t", &"x".repeat(1024), Delivery::AtMostOnce);
+    assert_eq!(client.payloads(&world).len(), 1);
+    let connection = client.connection.as_ref().unwrap();
+    assert_eq!(connection.session().output_capacity(), 0);
+}
+
+#[test]
 pub(super) fn aliases_are_used_within_what_the_client_takes() {
     for (asked, aliased) in [(0, 0), (1, 2), (40, 4)] {
         let world = World::new();

@@ -123,7 +123,7 @@ fn the_broker_itself_has_no_share() {
         listener: "".into(),
         address: None,
     };
-    let author = Subject::new(snapshot, &world.engine.modules);
+    let author = Subject::new(snapshot, None, &world.engine.modules);
     for topic in ["s/1", "s/2", "s/3"] {
         let engine = &world.engine;
         assert!(engine.publish_system(&author, topic, b"x", true, world.now));

@@ -92,7 +92,7 @@ impl Handshake<'_> {
             ..
         } = proven;
         let client_id = Arc::clone(&snapshot.client_id);
-        let subject = Subject::new(snapshot, &engine.modules);
+        let subject = Subject::new(snapshot, self.peer.map(|peer| peer.port()), &engine.modules);
         let will = self.will(connect, &subject, settings, now)?;
         let watch = engine
             .modules
@@ -138,7 +138,6 @@ impl Handshake<'_> {
                         receive_maximum: connect.receive_maximum,
                         max_packet: connect.max_packet_size,
                         topic_alias_max: connect.topic_alias_max,
-                        peer: self.peer,
                     },
                 },
                 now,
@@ -160,7 +159,6 @@ impl Handshake<'_> {
             has_expiry: asked > 0,
             auth_method: connect.auth_method.map(Into::into),
             max_packet: connect.max_packet_size,
-            peer: self.peer,
         };
         let engine = Arc::clone(engine);
         let mut connection = Connection::new(engine, attached, subject, watch, terms, now);
@@ -182,7 +180,7 @@ impl Handshake<'_> {
         subject: &Arc<Subject>,
         settings: &Settings,
         now: Now,
-    ) -> Result<Option<Will>, Denied> {
+    ) -> Result<Option<Box<Will>>, Denied> {
         let Some(will) = &connect.will else {
             return Ok(None);
         };
@@ -213,7 +211,7 @@ impl Handshake<'_> {
             let reason = format!("{action} of the will to {topic:?} denied: {rule}");
             (ReasonCode::NotAuthorized, "will", reason)
         })?;
-        Ok(Some(Will::new(message, will.delay, expiry)))
+        Ok(Some(Box::new(Will::new(message, will.delay, expiry))))
     }
 }
 

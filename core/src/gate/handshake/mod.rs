@@ -53,7 +53,7 @@ impl Failed {
     }
 }
 
-/// Carries a new connection to its CONNACK, or ends it.
+/// Carries a new connection to its CONNACK, or ends it and gives nothing.
 pub(super) async fn run(
     gate: Arc<Gate>,
     shared: Arc<Shared>,
@@ -61,7 +61,7 @@ pub(super) async fn run(
     peer: Option<SocketAddr>,
     place: Place,
     wait: Duration,
-) {
+) -> Option<Driver> {
     let clock = StopClock::new(gate.engine.settings.load().limits.connect_deadline);
     let mut handshake = Handshake {
         gate: &gate,
@@ -95,9 +95,11 @@ pub(super) async fn run(
     let now = Now::read();
     match result {
         Ok(Ok(ready)) => {
-            let driver = Driver::new(stream, ready.connection, input, ready.renewal, place, now);
-            // A task of its own: this one's memory, larger than a connection needs, is given back.
-            tokio::spawn(driver);
+            let Ready {
+                connection,
+                renewal,
+            } = ready;
+            Some(Driver::new(stream, connection, input, renewal, place, now))
         }
         Ok(Err(failed)) => {
             let event = Event::ConnectionRefused {
@@ -115,6 +117,7 @@ pub(super) async fn run(
                 wire::connack(&mut farewell, failed.version, &ConnAck::refusal(code));
             }
             say_goodbye(stream, Vec::new(), farewell, Some(place)).await;
+            None
         }
         Err(up) => {
             gate.engine.metrics.connect_timeouts.inc();
@@ -123,6 +126,7 @@ pub(super) async fn run(
                 TimeUp::Waited => "two minutes of waiting for its turn are enough",
             };
             refused(&gate, &shared, peer, "deadline", None, reason, now);
+            None
         }
     }
 }

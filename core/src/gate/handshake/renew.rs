@@ -95,7 +95,7 @@ impl Renewal {
             credential: accepted.lease.credential.clone(),
             ..old.clone()
         };
-        let subject = Subject::new(snapshot, &engine.modules);
+        let subject = Subject::new(snapshot, self.subject.port(), &engine.modules);
         // Before the question: what changes meanwhile is seen by the comparison afterwards.
         let generation = engine.modules.standing_generation();
         if generation != self.generation
