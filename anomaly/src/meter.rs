@@ -6,6 +6,7 @@
 //! pings, acknowledgements of nothing, refused actions - is slowed too, and ends the connection when one read goes far over the
 //! burst or the client keeps at it for [`PATIENCE`].
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -215,7 +216,7 @@ impl Meter for ClientMeter {
 struct Nuisance {
     bucket: Bucket,
     /// Since when each batch that had any was over the limit.
-    over_since: Option<u64>,
+    over_since: Option<NonZeroU64>,
 }
 
 impl Nuisance {
@@ -233,7 +234,8 @@ impl Nuisance {
             self.over_since = None;
         }
         if count > 0 && !wait.is_zero() {
-            let since = *self.over_since.get_or_insert(at);
+            let begins = NonZeroU64::new(at).unwrap_or(NonZeroU64::MIN);
+            let since = self.over_since.get_or_insert(begins).get();
             let far = self.bucket.exceeds(FAR, plan);
             if far || at.saturating_sub(since) >= PATIENCE {
                 let how = if far {

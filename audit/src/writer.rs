@@ -2,7 +2,7 @@
 //!
 //! [`Audit::event`] counts or formats the event and pushes it into a queue that is bounded in
 //! records and bytes. One thread takes what has gathered, seals it and commits it as a group. The
-//! longest a record waits is [`GATHER`] and one sync; a queue that is half full is taken at once. What the queue cannot take is counted, and
+//! longest a record waits is [`GATHER`] and one sync; [`GROUP`] bytes are taken at once. What the queue cannot take is counted, and
 //! the count is recorded as soon as there is room.
 
 use std::fmt;
@@ -24,6 +24,9 @@ use crate::store::{Bounds, Store, is_disk_full};
 
 /// How long records gather before they are committed together.
 const GATHER: Duration = Duration::from_millis(200);
+/// Bytes that are committed without waiting for more: a storm of connects writes megabytes a second,
+/// and what has gathered is held twice while it is sealed.
+const GROUP: usize = 512 << 10;
 /// How long the thread sleeps when nothing happens; summaries are at most this late.
 const IDLE: Duration = Duration::from_millis(500);
 /// How long after a failed commit the next one is tried.
@@ -313,7 +316,7 @@ impl Shared {
     fn push(&self, records: impl IntoIterator<Item = Record>) {
         let mut queue = self.queue.lock();
         let was_empty = queue.records.is_empty();
-        let was_half = self.is_half_full(&queue);
+        let was_enough = self.is_enough(&queue);
         for record in records {
             let bytes = queue.records.bytes() + record.text.len();
             let no_room = queue.records.len() >= self.queue_records || bytes > self.queue_bytes;
@@ -324,17 +327,18 @@ impl Shared {
                 queue.records.push(record.as_ref());
             }
         }
-        let half = self.is_half_full(&queue);
-        let wake = (was_empty && !queue.records.is_empty()) || (half && !was_half);
+        let enough = self.is_enough(&queue);
+        let wake = (was_empty && !queue.records.is_empty()) || (enough && !was_enough);
         drop(queue);
         if wake {
             self.wake.notify_one();
         }
     }
 
-    /// Half of the queue is for what comes while the other half is being written.
-    fn is_half_full(&self, queue: &Queue) -> bool {
-        queue.records.len() > self.queue_records / 2 || queue.records.bytes() > self.queue_bytes / 2
+    /// Whether there is enough for a commit. Half of the queue is for what comes meanwhile.
+    fn is_enough(&self, queue: &Queue) -> bool {
+        queue.records.len() > self.queue_records / 2
+            || queue.records.bytes() > GROUP.min(self.queue_bytes / 2)
     }
 
     /// Sleeps until there is work, lets it gather as long as there is room, and takes it all.
@@ -343,7 +347,7 @@ impl Shared {
         let urgent = |queue: &Queue| {
             queue.stop.is_some()
                 || queue.flush_asked > queue.flush_done
-                || (retry_at.is_none() && self.is_half_full(queue))
+                || (retry_at.is_none() && self.is_enough(queue))
         };
         if queue.records.is_empty() && !urgent(&queue) {
             self.wake.wait_for(&mut queue, IDLE);
