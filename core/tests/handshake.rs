@@ -19,7 +19,8 @@ use portcullis_core::settings::Settings;
 use portcullis_core::topic::{TopicFilter, TopicName};
 use portcullis_core::wire::QoS;
 
-/// Lets everybody in as `user:u`, but not the user `bad`; the method `ECHO` takes two steps.
+/// Lets everybody in as `user:u`, but not the user `bad`; the method `ECHO` takes two steps, and
+/// one more for each `more`.
 struct Door;
 
 impl Authenticator for Door {
@@ -36,6 +37,8 @@ impl Authenticator for Door {
                 Outcome::Continue(b"?".to_vec())
             }
             Some(("ECHO", Some(answer))) if answer == b"ok" => accepted(),
+            Some(("ECHO", Some(answer))) if answer == b"more" => Outcome::Continue(b"?".to_vec()),
+            Some(("ECHO", Some(answer))) if answer == b"long" => Outcome::Continue(vec![b'?'; 99]),
             Some(("ECHO", _)) => refused(RefusalKind::BadCredential),
             Some(_) => refused(RefusalKind::BadMethod),
             None if attempt.username == Some("bad") => refused(RefusalKind::BadCredential),
@@ -154,9 +157,7 @@ impl Running {
     fn to_the_end(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = self.open();
         stream.write_all(bytes).unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        answer
+        rest(&mut stream)
     }
 }
 
@@ -172,6 +173,13 @@ fn next(stream: &mut TcpStream) -> Vec<u8> {
     let mut body = vec![0; head[1].into()];
     stream.read_exact(&mut body).unwrap();
     [&head[..], &body].concat()
+}
+
+/// All that comes up to the close, which must come.
+fn rest(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    rest
 }
 
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
@@ -404,32 +412,57 @@ fn a_will_asks_for_answers_only_where_its_author_may_receive_them() {
     assert_eq!(connack.get(3), Some(&0));
 }
 
-#[test]
-fn an_exchange_of_credentials_takes_its_steps() {
-    let running = Running::new(Settings::default());
-    let connect = v5(2, b"\x15\x00\x04ECHO", b"\x00\x01c");
-    let auth = |reason: u8, method: &[u8], data: &[u8]| {
-        let method = [&[0x15, 0, u8::try_from(method.len()).unwrap()], method].concat();
-        let data = [&[0x16, 0, u8::try_from(data.len()).unwrap()], data].concat();
-        let length = u8::try_from(method.len() + data.len()).unwrap();
-        packet(0xf0, &[&[reason, length][..], &method, &data].concat())
-    };
-    let begin = || {
-        let mut stream = running.open();
-        stream.write_all(&connect).unwrap();
-        // MQTT-4.12.0-2 and 4.12.0-5
-        assert_eq!(next(&mut stream), auth(0x18, b"ECHO", b"?"));
-        stream
-    };
-    let mut stream = begin();
+/// An AUTH with a method and data.
+fn auth(reason: u8, method: &[u8], data: &[u8]) -> Vec<u8> {
+    let method = [&[0x15, 0, u8::try_from(method.len()).unwrap()], method].concat();
+    let data = [&[0x16, 0, u8::try_from(data.len()).unwrap()], data].concat();
+    let length = u8::try_from(method.len() + data.len()).unwrap();
+    packet(0xf0, &[&[reason, length][..], &method, &data].concat())
+}
+
+/// A client that was asked for the next step after its CONNECT.
+fn asked(running: &Running) -> TcpStream {
+    let mut stream = running.open();
+    stream
+        .write_all(&v5(2, b"\x15\x00\x04ECHO", b"\x00\x01c"))
+        .unwrap();
+    // MQTT-4.12.0-2 and 4.12.0-5
+    assert_eq!(next(&mut stream), auth(0x18, b"ECHO", b"?"));
+    stream
+}
+
+/// One that has answered, and is in.
+fn let_in(running: &Running) -> TcpStream {
+    let mut stream = asked(running);
     stream.write_all(&auth(0x18, b"ECHO", b"ok")).unwrap();
     let connack = next(&mut stream);
     assert_eq!(connack.get(..1), Some(&b"\x20"[..]));
     assert!(connack.windows(4).any(|part| part == b"ECHO"));
-    // MQTT-4.12.1-1: once more, by the same method.
-    stream.write_all(&auth(0x19, b"ECHO", b"ok")).unwrap();
-    let renewed = next(&mut stream);
-    assert_eq!(renewed.get(..3), Some(&[0xf0, renewed[1], 0][..]));
+    stream
+}
+
+#[test]
+fn an_exchange_of_credentials_takes_its_steps() {
+    let running = Running::new(Settings::default());
+    let mut stream = let_in(&running);
+    for (what, begin, steps) in [
+        (
+            "MQTT-4.12.1-1: once more, by the same method",
+            &b"ok"[..],
+            0,
+        ),
+        ("in several steps", b"more", 2),
+        ("and again, after those", b"ok", 0),
+    ] {
+        stream.write_all(&auth(0x19, b"ECHO", begin)).unwrap();
+        for step in 1..=steps {
+            assert_eq!(next(&mut stream), auth(0x18, b"ECHO", b"?"), "{what}");
+            let answer: &[u8] = if step == steps { b"ok" } else { b"more" };
+            stream.write_all(&auth(0x18, b"ECHO", answer)).unwrap();
+        }
+        let renewed = next(&mut stream);
+        assert_eq!(renewed.get(..3), Some(&[0xf0, renewed[1], 0][..]), "{what}");
+    }
     // MQTT-4.12.1-2
     stream.write_all(&auth(0x19, b"ECHO", b"no")).unwrap();
     assert_eq!(next(&mut stream), b"\xe0\x02\x87\x00");
@@ -437,14 +470,106 @@ fn an_exchange_of_credentials_takes_its_steps() {
         ("MQTT-4.12.0-4", auth(0x18, b"ECHO", b"no"), 0x86),
         ("MQTT-4.12.0-5", auth(0x18, b"OTHER", b"ok"), 0x82),
         ("MQTT-4.12.0-3", auth(0x19, b"ECHO", b"ok"), 0x82),
-        ("MQTT-3.1.2-30", LATE.to_vec(), 0x82),
+        ("MQTT-3.1.2-30", b"\x31\x05\x00\x01t\x00x".to_vec(), 0x82),
+        ("MQTT-3.15.2-1", auth(0x00, b"ECHO", b"ok"), 0x81),
+        ("3.15.2.2.2", packet(0xf0, b"\x18\x00"), 0x82),
     ] {
-        let mut stream = begin();
+        let mut stream = asked(&running);
         stream.write_all(&answer).unwrap();
-        let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest, [0x20, 3, 0, code, 0], "{what}");
+        assert_eq!(rest(&mut stream), [0x20, 3, 0, code, 0], "{what}");
     }
+    // MQTT-3.1.2-30: a goodbye may come at any time, and is not answered.
+    let mut stream = asked(&running);
+    stream.write_all(GOODBYE).unwrap();
+    assert_eq!(rest(&mut stream), b"");
+}
+
+/// One that is in without an Authentication Method.
+fn plain(running: &Running) -> TcpStream {
+    let mut stream = running.open();
+    stream.write_all(&v5(2, b"", b"\x00\x01c")).unwrap();
+    next(&mut stream);
+    stream
+}
+
+/// One that has begun to renew, and was asked for the next step.
+fn begun(running: &Running) -> TcpStream {
+    let mut stream = let_in(running);
+    stream.write_all(&auth(0x19, b"ECHO", b"more")).unwrap();
+    assert_eq!(next(&mut stream), auth(0x18, b"ECHO", b"?"));
+    stream
+}
+
+/// One that has.
+fn renewed(running: &Running) -> TcpStream {
+    let mut stream = begun(running);
+    stream.write_all(&auth(0x18, b"ECHO", b"ok")).unwrap();
+    assert_eq!(next(&mut stream).get(2), Some(&0));
+    stream
+}
+
+#[test]
+fn an_auth_that_is_not_the_next_step_ends_the_connection() {
+    type State = fn(&Running) -> TcpStream;
+    let running = Running::new(Settings::default());
+    for (what, state, said, code) in [
+        (
+            "MQTT-4.12.0-7",
+            plain as State,
+            auth(0x19, b"ECHO", b"ok"),
+            0x82,
+        ),
+        ("MQTT-4.12.0-7", plain, auth(0x18, b"ECHO", b"ok"), 0x82),
+        (
+            "4.12.1: nothing is under way",
+            let_in,
+            auth(0x18, b"ECHO", b"ok"),
+            0x82,
+        ),
+        ("MQTT-4.12.1-1", let_in, auth(0x19, b"OTHER", b"ok"), 0x82),
+        ("MQTT-3.15.2-1", let_in, auth(0x00, b"ECHO", b"ok"), 0x81),
+        ("3.15.2.2.2", let_in, packet(0xf0, b"\x19\x00"), 0x82),
+        ("MQTT-4.12.0-3", begun, auth(0x19, b"ECHO", b"ok"), 0x82),
+        ("MQTT-4.12.1-1", begun, auth(0x18, b"OTHER", b"ok"), 0x82),
+        ("MQTT-3.15.2-1", begun, auth(0x00, b"ECHO", b"ok"), 0x81),
+        (
+            "4.12.1: it is over",
+            renewed,
+            auth(0x18, b"ECHO", b"ok"),
+            0x82,
+        ),
+    ] {
+        let mut stream = state(&running);
+        stream.write_all(&said).unwrap();
+        assert_eq!(rest(&mut stream), [0xe0, 2, code, 0], "{what}: {said:x?}");
+    }
+    // Nobody has been asked about the first, and there is a second.
+    let mut stream = let_in(&running);
+    stream
+        .write_all(&auth(0x19, b"ECHO", b"more").repeat(2))
+        .unwrap();
+    assert_eq!(rest(&mut stream), b"\xe0\x02\x82\x00");
+}
+
+#[test]
+fn an_auth_that_is_too_large_for_the_client_is_not_sent() {
+    let running = Running::new(Settings::default());
+    let connect = |max: u8| {
+        let properties = [&b"\x15\x00\x04ECHO\x27\x00\x00\x00"[..], &[max]].concat();
+        v5(2, &properties, b"\x00\x01c")
+    };
+    // MQTT-3.1.2-24: the first challenge takes fifteen bytes.
+    assert_eq!(running.to_the_end(&connect(4)), b"");
+    assert_eq!(running.to_the_end(&connect(14)), b"\x20\x03\x00\x95\x00");
+    let told = running.to_the_end(&[connect(15), auth(0x18, b"ECHO", b"no")].concat());
+    assert_eq!(told.get(..15), Some(&*auth(0x18, b"ECHO", b"?")));
+    let mut stream = running.open();
+    stream.write_all(&connect(99)).unwrap();
+    next(&mut stream);
+    stream.write_all(&auth(0x18, b"ECHO", b"ok")).unwrap();
+    next(&mut stream);
+    stream.write_all(&auth(0x19, b"ECHO", b"long")).unwrap();
+    assert_eq!(rest(&mut stream), b"\xe0\x02\x95\x00");
 }
 
 #[test]
@@ -460,9 +585,7 @@ fn a_new_connection_ends_the_old_one_with_its_reason() {
         let mut new = running.open();
         new.write_all(&connect).unwrap();
         next(&mut new);
-        let mut rest = Vec::new();
-        old.read_to_end(&mut rest).unwrap();
-        assert_eq!(rest, farewell);
+        assert_eq!(rest(&mut old), farewell);
         new.write_all(b"\xc0\x00").unwrap();
         assert_eq!(next(&mut new), b"\xd0\x00");
     }

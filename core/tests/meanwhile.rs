@@ -170,10 +170,7 @@ impl Still {
 
     /// It shows another one, which is being judged.
     async fn renews_by(&self, stream: &mut TcpStream, shown: &str) {
-        let properties = shows(shown);
-        let length = u8::try_from(properties.len()).unwrap();
-        let auth = [&[0x19, length], &properties[..]].concat();
-        self.says(stream, 0xf0, &auth).await;
+        self.says(stream, 0xf0, &auth(0x19, shown)).await;
     }
 
     async fn says(&self, stream: &mut TcpStream, first: u8, body: &[u8]) {
@@ -194,6 +191,13 @@ impl Still {
             yield_now().await;
         }
     }
+}
+
+/// The body of an AUTH.
+fn auth(reason: u8, shown: &str) -> Vec<u8> {
+    let properties = shows(shown);
+    let length = u8::try_from(properties.len()).unwrap();
+    [&[reason, length], &properties[..]].concat()
 }
 
 /// Authentication Method and Data.
@@ -332,5 +336,20 @@ fn after_a_renewal_the_new_credential_counts_and_the_old_one_no_more() {
         still.slow.revoke("new");
         still.is_swept().await;
         assert_eq!(rest(&mut stream).await, NOT_AUTHORIZED);
+    });
+}
+
+#[test]
+fn an_auth_while_the_one_before_it_is_judged_ends_the_connection() {
+    in_still_time(async |still| {
+        for reason in [0x18, 0x19] {
+            let mut stream = still.is_in_by("old").await;
+            still.renews_by(&mut stream, "new").await;
+            let body = auth(reason, "newer");
+            let length = u8::try_from(body.len()).unwrap();
+            let packet = [&[0xf0, length], &body[..]].concat();
+            stream.write_all(&packet).await.unwrap();
+            assert_eq!(rest(&mut stream).await, b"\xe0\x02\x82\x00", "{reason:x}");
+        }
     });
 }

@@ -11,6 +11,7 @@
 
 mod end;
 mod publish;
+mod renewal;
 mod subscribe;
 mod time;
 
@@ -28,10 +29,10 @@ use crate::hook::{BatchFacts, Watch};
 use crate::settings::Settings;
 use crate::ticket::{Progress, Ticket};
 use crate::wire::{
-    self, AckKind, Auth, DecodeError, Packet, PacketId, QoS, ReasonCode, Version, decode,
-    split_frame,
+    self, AckKind, DecodeError, Packet, PacketId, QoS, ReasonCode, Version, decode, split_frame,
 };
 
+use renewal::Renewal;
 pub(crate) use time::{granted_expiry, granted_keep_alive};
 
 /// A receiver without progress that holds publishers, or a socket that takes no bytes, is ended
@@ -118,8 +119,7 @@ pub(crate) struct Connection {
     has_woken: bool,
     /// When the client last published, if it has since it last took something.
     published: Option<Instant>,
-    /// A step of a re-authentication that the driver has to ask about.
-    pub(crate) auth_step: Option<Vec<u8>>,
+    renewal: Renewal,
 }
 
 /// Output, and what must be on disk before it is written.
@@ -169,7 +169,7 @@ impl Connection {
             carries_messages: false,
             has_woken: false,
             published: None,
-            auth_step: None,
+            renewal: Renewal::Idle,
         }
     }
 
@@ -302,42 +302,6 @@ impl Connection {
             ));
         }
         Ok(())
-    }
-
-    fn auth(&mut self, auth: &Auth<'_>) -> Result<(), End> {
-        // [MQTT-4.12.1-1]: the method of CONNECT, and none where it had none.
-        let same =
-            self.terms.auth_method.is_some() && self.terms.auth_method.as_deref() == auth.method;
-        if !same || self.auth_step.is_some() {
-            return Err(End::server(
-                ReasonCode::ProtocolError,
-                "an AUTH that does not continue an authentication",
-            ));
-        }
-        let data = auth.data.map(|data| data.0.expose().to_vec());
-        self.auth_step = Some(data.unwrap_or_default());
-        Ok(())
-    }
-
-    /// The client proved the same principal anew: rights, attributes and lease are those of now.
-    pub(crate) fn renew(
-        &mut self,
-        subject: Arc<Subject>,
-        until: Option<SystemTime>,
-        data: Option<&[u8]>,
-        now: Now,
-    ) {
-        self.engine.renew(&self.attached, Arc::clone(&subject), now);
-        self.guard = Inbound::new(subject, &self.engine.modules);
-        self.terms.until = until;
-        self.send_auth(ReasonCode::Success, data);
-    }
-
-    /// Asks the client for the next step of a re-authentication, or tells it the result.
-    pub(crate) fn send_auth(&mut self, reason: ReasonCode, data: Option<&[u8]>) {
-        if let Some(method) = &self.terms.auth_method {
-            wire::auth(&mut self.replies, reason, method, data, None);
-        }
     }
 
     /// Moves what there is to write into `into`, which must be empty.

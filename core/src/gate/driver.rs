@@ -181,7 +181,7 @@ impl Driver {
     }
 
     fn judge(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
-        if let Some(step) = self.connection.auth_step.take() {
+        if let Some(step) = self.connection.auth_step() {
             match &mut self.renewal {
                 Some(renewal) if renewal.judging.is_none() => {
                     renewal.judging = Some(renewal.judge.judge(step));

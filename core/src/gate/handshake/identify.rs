@@ -214,33 +214,57 @@ impl Handshake<'_> {
         method: &str,
         challenge: &[u8],
     ) -> Result<Vec<u8>, Failed> {
+        let failed = |code, check, reason: String| Failed {
+            code,
+            client_id: Some(connect.client_id.to_owned()),
+            version: connect.version,
+            ..Failed::silent(check, reason)
+        };
         let mut out = Vec::new();
         let code = ReasonCode::ContinueAuthentication;
         wire::auth(&mut out, code, method, Some(challenge), None);
+        // [MQTT-3.1.2-24], as for the CONNACK.
+        if let Some(max) = connect.max_packet_size
+            && out.len() > max.get() as usize
+        {
+            let code = (max.get() >= 5).then_some(ReasonCode::PacketTooLarge);
+            let reason = format!("the client takes packets of at most {max} bytes; AUTH is larger");
+            return Err(failed(code, "limit", reason));
+        }
         if let Err(error) = self.stream.write_all(&out).await {
             return Err(Failed::silent("network", error.to_string()));
         }
-        let settings = self.gate.engine.settings.load_full();
+        let engine = &self.gate.engine;
+        let settings = engine.settings.load_full();
         let bytes = self.packet(settings.mqtt.connect_packet_size).await?;
         let mut limits = settings.wire_limits();
         limits.max_packet_size = settings.mqtt.connect_packet_size;
-        let answer = split_frame(&bytes, limits.max_packet_size)
-            .ok()
-            .flatten()
-            .and_then(|frame| decode(frame, connect.version, &limits).ok());
+        let answer = match split_frame(&bytes, limits.max_packet_size) {
+            Ok(Some(frame)) => decode(frame, connect.version, &limits),
+            Ok(None) => Err(DecodeError::Truncated),
+            Err(error) => Err(error),
+        };
         match answer {
-            Some(Packet::Auth(auth)) if auth.method == Some(method) && auth.reason == code => {
+            Ok(Packet::Auth(auth)) if auth.method == Some(method) && auth.reason == code => {
                 Ok(auth
                     .data
                     .map(|data| data.0.expose().to_vec())
                     .unwrap_or_default())
             }
-            _ => Err(Failed {
-                code: Some(ReasonCode::ProtocolError),
-                client_id: Some(connect.client_id.to_owned()),
-                version: connect.version,
-                ..Failed::silent("protocol", "not the AUTH that was asked for")
-            }),
+            // [MQTT-3.1.2-30] lets it go in the middle of an exchange.
+            Ok(Packet::Disconnect(_)) => {
+                let reason = "DISCONNECT in the middle of an authentication";
+                Err(failed(None, "network", reason.to_owned()))
+            }
+            Ok(_) => Err(failed(
+                Some(ReasonCode::ProtocolError),
+                "protocol",
+                "not the AUTH that was asked for".to_owned(),
+            )),
+            Err(error) => {
+                engine.metrics.malformed.inc();
+                Err(failed(Some(error.reason()), "protocol", error.to_string()))
+            }
         }
     }
 

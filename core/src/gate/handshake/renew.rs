@@ -104,7 +104,7 @@ impl Renewal {
             return Err(closed(format!("re-authentication: {reason}"), false));
         }
         self.subject = Arc::clone(&subject);
-        connection.renew(subject, accepted.lease.until, accepted.data.as_deref(), now);
+        connection.renew(subject, accepted.lease.until, accepted.data.as_deref(), now)?;
         if engine.modules.standing_generation() != generation {
             // The sweep after that change may have asked about the old credential.
             engine.sweep_one(connection, now);
@@ -174,8 +174,7 @@ impl Renew for Renewal {
     ) -> Result<(), End> {
         match outcome {
             Outcome::Continue(challenge) if self.step < MAX_STEPS => {
-                connection.send_auth(ReasonCode::ContinueAuthentication, Some(&challenge));
-                Ok(())
+                connection.challenge(&challenge)
             }
             Outcome::Accepted(accepted) => self.renewed(connection, &accepted, now),
             Outcome::Refused(refusal) => Err(end(format!("re-authentication: {}", refusal.reason))),
