@@ -476,6 +476,9 @@ pub struct TokenIssue {
     /// The claim aud.
     #[arg(long, value_name = "AUD", default_value = "portcullis")]
     pub audience: String,
+    /// The claim jti, which tells this token from others (RFC 7519, section 4.1.7); left out: random.
+    #[arg(long, value_name = "ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub jti: Option<String>,
     /// A role; may be repeated.
     #[arg(long = "role", value_name = "R")]
     pub roles: Vec<String>,

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::cli::{Exit, Token, TokenInspect, TokenIssue};
-use crate::pki::TokenIssuer;
+use crate::pki::{TokenIssuer, random_jti};
 
 /// Longest token looked at, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
@@ -48,6 +48,10 @@ fn make(issue: &TokenIssue, now: SystemTime) -> Result<Zeroizing<String>, String
     let seconds = now
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs());
+    let jti = match &issue.jti {
+        Some(jti) => jti.clone(),
+        None => random_jti().map_err(|error| error.to_string())?,
+    };
     let mut claims = Map::new();
     for (name, value) in &issue.claims {
         claims.insert(name.clone(), value.as_str().into());
@@ -59,6 +63,7 @@ fn make(issue: &TokenIssue, now: SystemTime) -> Result<Zeroizing<String>, String
         ("iss", Value::from(issue.issuer.as_str())),
         ("aud", Value::from(issue.audience.as_str())),
         ("sub", Value::from(issue.subject.as_str())),
+        ("jti", Value::from(jti)),
         ("iat", Value::from(seconds)),
         (
             "exp",
@@ -134,6 +139,7 @@ mod tests {
             subject: "anna".to_owned(),
             issuer: "https://id".to_owned(),
             audience: "portcullis".to_owned(),
+            jti: None,
             roles: vec!["nurse".to_owned()],
             claims: claims.iter().map(owned).collect(),
             lifetime: Duration::from_mins(1),
@@ -157,8 +163,28 @@ mod tests {
         }
         let signature = token.rsplit('.').next().unwrap();
         assert!(!shown.contains(signature));
-        let error = make(&issue(directory.path(), &[("exp", "1")]), now).unwrap_err();
-        assert!(error.contains("--claim exp"), "{error}");
+        for claim in ["exp", "jti"] {
+            let error = make(&issue(directory.path(), &[(claim, "1")]), now).unwrap_err();
+            assert!(error.contains(&format!("--claim {claim}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_token_is_told_from_the_others_by_its_jti() {
+        let directory = tempfile::tempdir().unwrap();
+        let jti = |issue: &TokenIssue| {
+            let token = make(issue, UNIX_EPOCH).unwrap();
+            let shown = show(&token, UNIX_EPOCH).unwrap();
+            let line = shown.lines().find(|line| line.contains("\"jti\""));
+            line.unwrap().split('"').nth(3).unwrap().to_owned()
+        };
+        let mut issue = issue(directory.path(), &[]);
+        let (one, other) = (jti(&issue), jti(&issue));
+        // Nobody guesses it: 128 bits.
+        assert_eq!((one.len(), other.len()), (22, 22));
+        assert_ne!(one, other);
+        issue.jti = Some("batch-7".to_owned());
+        assert_eq!(jti(&issue), "batch-7");
     }
 
     #[test]

@@ -41,7 +41,7 @@ use zeroize::Zeroizing;
 pub use files::{PRIVATE, PUBLIC, exists, make_directory, write_new};
 use files::{read_bytes, read_text, replace};
 use token::unix_seconds;
-pub use token::{TokenIssuer, token_end};
+pub use token::{TokenIssuer, random_jti, token_end};
 
 /// How long the CA's certificate counts: ten years.
 pub const CA_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);

@@ -213,7 +213,9 @@ fn a_token_verifies_with_the_public_key_and_says_who_for_whom_and_until_when() {
     validation.validate_exp = false;
     validation.set_audience(&["portcullis"]);
     let token = fs::read_to_string(&file).unwrap();
-    let token = jsonwebtoken::decode::<Value>(token.trim(), &key, &validation).unwrap();
+    let mut token = jsonwebtoken::decode::<Value>(token.trim(), &key, &validation).unwrap();
+    let jti = token.claims.as_object_mut().unwrap().remove("jti").unwrap();
+    assert_eq!(jti.as_str().unwrap().len(), 22);
     let expected = json!({
         "iss": "issuer",
         "aud": ["portcullis"],

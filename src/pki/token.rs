@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis_auth::{ed25519_public_pem, generate_ed25519, issue_ed25519};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -76,6 +78,7 @@ impl TokenIssuer {
             ("iss".to_owned(), Value::from(issuer)),
             ("aud".to_owned(), Value::from(vec![audience])),
             ("sub".to_owned(), Value::from(subject)),
+            ("jti".to_owned(), Value::from(random_jti()?)),
             ("iat".to_owned(), Value::from(iat)),
             ("exp".to_owned(), Value::from(exp)),
         ]);
@@ -107,15 +110,27 @@ impl TokenIssuer {
     }
 }
 
+/// A claim `jti` that no other token has and nobody guesses (RFC 7519, section 4.1.7): 128 random
+/// bits.
+///
+/// # Errors
+///
+/// The system gives no random numbers.
+pub fn random_jti() -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Crypto {
+        what: "a random jti",
+        why: error.to_string(),
+    })?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
 /// When the token in a file ends, by its own word: the signature is not looked at.
 ///
 /// # Errors
 ///
 /// A file that cannot be read or does not hold a token with `exp`.
 pub fn token_end(path: &Path) -> Result<SystemTime, Error> {
-    use base64::Engine as _;
-    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-
     #[derive(Deserialize)]
     struct End {
         exp: u64,
