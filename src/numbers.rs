@@ -43,20 +43,21 @@ fn policy(running: &Running) -> Sample {
     }
 }
 
-/// Days until certificates, client CAs and revocation lists end.
+/// Days until certificates, client CAs and revocation lists end. The first label is the part of the
+/// configuration, with its name.
 fn expiries(running: &Running, now: SystemTime) -> Vec<Sample> {
     let mut expiries = running.desk.expiries();
     // One that is there twice counts as the earlier.
     expiries.sort_by_key(|one| one.ends.until);
     let mut seen = HashSet::new();
     expiries.retain(|one| {
-        let key = (one.listener.clone(), one.ends.what, one.ends.name.clone());
-        seen.insert(key)
+        let ends = (one.ends.what, one.ends.name.clone());
+        seen.insert((one.part, one.name.clone(), ends))
     });
     let help = "Days until this ends; 0 when it is over";
     let days = expiries.into_iter().map(|expiry| Sample {
         labels: vec![
-            ("listener", expiry.listener.into()),
+            (expiry.part.as_str(), expiry.name.into()),
             ("what", expiry.ends.what.as_str().to_owned()),
             ("name", expiry.ends.name.clone()),
         ],

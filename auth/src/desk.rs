@@ -38,7 +38,7 @@ use crate::jwt::Issuer;
 use crate::password::{self, Hasher, Users};
 use crate::tls::Loaded;
 use crate::webhook::Webhook;
-use crate::{ClientTrust, Ends, Error, Expiry, Link, Settings};
+use crate::{ClientTrust, Ends, Error, Expiry, Link, Part, Settings};
 use looked::First;
 pub(crate) use looked::Looked;
 
@@ -145,22 +145,38 @@ impl Desk {
         });
     }
 
-    /// When the listeners' certificates, client CAs and revocation lists end, as they are now.
+    /// When the listeners' certificates, client CAs and revocation lists end, and the certificates
+    /// that the broker shows to servers, as they are now.
     #[must_use]
     pub fn expiries(&self) -> Vec<Expiry> {
         let state = self.state.load();
-        let of_listener = |listener: &str, ends: Vec<Ends>| {
-            let listener: Box<str> = listener.into();
-            ends.into_iter().map(move |ends| Expiry {
-                listener: listener.clone(),
+        let mut expiries = Vec::new();
+        let mut add = |part: Part, name: &str, ends: Vec<Ends>| {
+            expiries.extend(ends.into_iter().map(|ends| Expiry {
+                part,
+                name: name.into(),
                 ends,
-            })
+            }));
         };
-        let servers = state.servers.iter();
-        let servers = servers.flat_map(|(name, ends)| of_listener(name, ends.clone()));
-        let trusts = state.trusts.iter();
-        let trusts = trusts.flat_map(|(name, trust)| of_listener(name, trust.ends()));
-        servers.chain(trusts).collect()
+        for (name, ends) in &state.servers {
+            add(Part::Listener, name, ends.clone());
+        }
+        for (name, trust) in &state.trusts {
+            add(Part::Listener, name, trust.ends());
+        }
+        for issuer in &state.issuers {
+            let ends = issuer.remote().and_then(|keys| keys.ends());
+            add(Part::Issuer, &issuer.settings.name, Vec::from_iter(ends));
+        }
+        for server in &state.introspectors {
+            let ends = Vec::from_iter(server.ends());
+            add(Part::Introspection, &server.settings.name, ends);
+        }
+        for webhook in &state.webhooks {
+            let ends = Vec::from_iter(webhook.ends());
+            add(Part::Webhook, &webhook.settings.name, ends);
+        }
+        expiries
     }
 
     /// Warnings of [`expiries`](Self::expiries) that are near at `now`, or over: each is said once 30, 7

@@ -1,15 +1,48 @@
 //! What ends by itself, and when: for gauges and warnings.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-/// How long a thing of a listener's still counts.
+use x509_parser::prelude::X509Certificate;
+
+use crate::der::time;
+
+/// How long something that the configuration names still counts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Expiry {
-    /// The listener.
-    pub listener: Box<str>,
+    /// Where it is named.
+    pub part: Part,
+    /// The name of that part.
+    pub name: Box<str>,
     /// What it is, and until when.
     pub ends: Ends,
+}
+
+/// A part of the configuration that names files which end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// `[[listener]]`.
+    Listener,
+    /// `[[auth.jwt]]`.
+    Issuer,
+    /// `[[auth.introspection]]`.
+    Introspection,
+    /// `[[auth.webhook]]`.
+    Webhook,
+}
+
+impl Part {
+    /// A word for labels and warnings.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Issuer => "issuer",
+            Self::Introspection => "introspection",
+            Self::Webhook => "webhook",
+        }
+    }
 }
 
 /// Something that has to be renewed.
@@ -30,6 +63,8 @@ pub struct Ends {
 pub enum What {
     /// A certificate of the server's.
     Server,
+    /// The certificate that the broker shows to a server which it asks: `tls-certificate`.
+    Client,
     /// A CA of clients.
     ClientCa,
     /// A revocation list.
@@ -42,6 +77,7 @@ impl What {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Server => "server",
+            Self::Client => "client",
             Self::ClientCa => "client-ca",
             Self::Crl => "crl",
         }
@@ -55,6 +91,21 @@ impl Ends {
     /// life: what is made for a week is no emergency after an hour.
     const THRESHOLDS: [u64; 3] = [30, 7, 1];
     const QUARTER: u32 = 4;
+
+    /// When `certificate` ends; one without a subject is named by its file.
+    pub(crate) fn of(what: What, certificate: &X509Certificate<'_>, path: &Path) -> Self {
+        let subject = certificate.subject().to_string();
+        Self {
+            what,
+            name: if subject.is_empty() {
+                path.display().to_string()
+            } else {
+                subject
+            },
+            since: time(certificate.validity().not_before),
+            until: time(certificate.validity().not_after),
+        }
+    }
 
     /// Whole days left at `now`; 0 when it is over.
     #[must_use]
@@ -87,6 +138,10 @@ impl Ends {
             What::Server => (
                 "its certificate",
                 "its clients refuse it; put a new one there",
+            ),
+            What::Client => (
+                "the certificate that the broker shows to it",
+                "it answers the broker no more, and whom it should judge is refused; put a new one there",
             ),
             What::ClientCa => (
                 "its client CA",
@@ -125,7 +180,8 @@ impl Reminder {
             let before = self.said.get(&expiry).copied().unwrap_or(0);
             if said.insert(expiry.clone(), stage.max(before)).is_none() && stage > before {
                 let words = expiry.ends.words(now);
-                warnings.push(format!("listener {:?}: {words}", expiry.listener));
+                let (part, name) = (expiry.part.as_str(), &expiry.name);
+                warnings.push(format!("{part} {name:?}: {words}"));
             }
         }
         self.said = said;
@@ -142,7 +198,8 @@ mod tests {
 
     fn ends(what: What, days: u32) -> Expiry {
         Expiry {
-            listener: "internet".into(),
+            part: Part::Listener,
+            name: "internet".into(),
             ends: Ends {
                 what,
                 name: "CN=x".to_owned(),
@@ -174,7 +231,7 @@ mod tests {
             (7, vec![6, 7, 8, 9]),
             (3, vec![3, 4, 5]),
         ] {
-            for what in [What::Server, What::ClientCa, What::Crl] {
+            for what in [What::Server, What::Client, What::ClientCa, What::Crl] {
                 let said = said(&ends(what, life), life + 2);
                 let when: Vec<_> = said.iter().map(|(day, _)| *day).collect();
                 assert_eq!(when, days, "{life} {what:?}");

@@ -21,10 +21,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::trust::certificates;
-use crate::{Error, Url, file};
+use crate::{Ends, Error, Url, What, file};
 
 /// Largest file of certificates or keys, in bytes.
 const MAX_FILE: u64 = 16 << 20;
@@ -55,6 +56,8 @@ impl Default for Connection {
 /// Speaks to one server.
 pub(crate) struct Client {
     tls: Option<TlsConnector>,
+    /// When the certificate that is shown ends.
+    ends: Option<Ends>,
     timeout: Duration,
 }
 
@@ -87,15 +90,22 @@ impl Client {
     ///
     /// A file that is missing or broken, or a system without CAs.
     pub(crate) fn new(connection: &Connection, url: &Url) -> Result<Self, Error> {
-        let tls = if url.uses_tls() {
-            Some(TlsConnector::from(Arc::new(tls(connection)?)))
+        let (tls, ends) = if url.uses_tls() {
+            let (config, ends) = tls(connection)?;
+            (Some(TlsConnector::from(Arc::new(config))), ends)
         } else {
-            None
+            (None, None)
         };
         Ok(Self {
             tls,
+            ends,
             timeout: connection.timeout,
         })
+    }
+
+    /// When the certificate that is shown ends, if one is.
+    pub(crate) fn ends(&self) -> Option<&Ends> {
+        self.ends.as_ref()
     }
 
     /// Sends a request; gives the content of an answer with status 200.
@@ -201,7 +211,7 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
-fn tls(connection: &Connection) -> Result<ClientConfig, Error> {
+fn tls(connection: &Connection) -> Result<(ClientConfig, Option<Ends>), Error> {
     let mut roots = RootCertStore::empty();
     match &connection.ca {
         Some(path) => {
@@ -229,10 +239,21 @@ fn tls(connection: &Connection) -> Result<ClientConfig, Error> {
         .map_err(|error| Error::setting(format!("TLS: {error}"), "report this"))?
         .with_root_certificates(roots);
     let Some((certificate, key)) = &connection.identity else {
-        return Ok(builder.with_no_client_auth());
+        return Ok((builder.with_no_client_auth(), None));
     };
     let chain = certificates(certificate, MAX_FILE)?;
-    builder
+    let first = chain.first().map(AsRef::as_ref).unwrap_or_default();
+    let ends = match X509Certificate::from_der(first) {
+        Ok((_, first)) => Ends::of(What::Client, &first, certificate),
+        Err(error) => {
+            return Err(Error::file(
+                certificate,
+                format!("the first certificate is broken: {error}"),
+                "put the broker's own certificate first, then the CAs between",
+            ));
+        }
+    };
+    let config = builder
         .with_client_auth_cert(chain, private_key(key)?)
         .map_err(|error| {
             let problem = format!("cannot be used with {}: {error}", certificate.display());
@@ -241,7 +262,8 @@ fn tls(connection: &Connection) -> Result<ClientConfig, Error> {
                 problem,
                 "use the key that the certificate was made for",
             )
-        })
+        })?;
+    Ok((config, Some(ends)))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {

@@ -27,7 +27,7 @@ use crate::fetch::{Ask, Client, secret};
 use crate::jwt::MAX_TOKEN;
 use crate::likeness::Likeness;
 use crate::slots::Slots;
-use crate::{Error, IntrospectionSettings};
+use crate::{Ends, Error, IntrospectionSettings};
 
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -99,6 +99,11 @@ impl Introspector {
             breaker: Breaker::default(),
             slots: Slots::new(AT_A_TIME),
         })
+    }
+
+    /// When the certificate that is shown to the server ends.
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.client.ends().cloned()
     }
 
     /// Asks about a token. `key` hides it in what is remembered; `certificate` is the SHA-256 of the

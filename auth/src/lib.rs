@@ -59,7 +59,7 @@ mod webhook;
 pub use certificate::{CertificateName, certificate_attributes};
 pub use claims::ClaimCondition;
 pub use desk::{Desk, Reloaded};
-pub use ends::{Ends, Expiry, What};
+pub use ends::{Ends, Expiry, Part, What};
 pub use error::Error;
 pub use fetch::Connection;
 pub use settings::{

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use crate::bounded::Bounded;
 use crate::fetch::{Ask, Client};
 use crate::keys::{self, Keys};
-use crate::{Error, JwksUrl};
+use crate::{Ends, Error, JwksUrl};
 
 /// When something is fetched again.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +95,11 @@ impl RemoteKeys {
             fetching: tokio::sync::Mutex::default(),
             unknown: Bounded::new(Self::NAMES),
         })
+    }
+
+    /// When the certificate that is shown to the server ends.
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.client.ends().cloned()
     }
 
     /// Takes over what `old` has from the same address for the same algorithms. It is fetched

@@ -275,17 +275,7 @@ fn check_server_certificate(
             "put the server's own certificate first, then the CAs between",
         );
     }
-    let subject = certificate.subject().to_string();
-    Ok(Ends {
-        what: What::Server,
-        name: if subject.is_empty() {
-            path.display().to_string()
-        } else {
-            subject
-        },
-        since: time(validity.not_before),
-        until: time(validity.not_after),
-    })
+    Ok(Ends::of(What::Server, &certificate, path))
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {

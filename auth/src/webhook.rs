@@ -37,7 +37,7 @@ use crate::fetch::{Ask, Client, secret};
 use crate::introspection::{Believed, Said, vouched};
 use crate::jwt::MAX_TOKEN;
 use crate::slots::Slots;
-use crate::{Error, WebhookSettings};
+use crate::{Ends, Error, WebhookSettings};
 
 /// Largest answer, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -121,6 +121,11 @@ impl Webhook {
             breaker: Breaker::default(),
             slots: Slots::new(AT_A_TIME),
         })
+    }
+
+    /// When the certificate that is shown to the server ends.
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.client.ends().cloned()
     }
 
     /// Asks about a credential. `certificate` has what the client's certificate says; `several`:

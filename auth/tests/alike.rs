@@ -2,36 +2,23 @@
 //! called so, on any listener, and end when one is.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
-#![expect(clippy::panic, reason = "a failed set-up is a failed test")]
 
 #[path = "common/mod.rs"]
 mod common;
 #[path = "common/server.rs"]
 mod server;
 
-use std::time::Duration;
-
 use common::{
-    Ca, TokenIssuer, claims, desk, file, issuer_settings, jwks, named_trust, with_certificate,
-    with_password,
+    Ca, TokenIssuer, claims, desk, file, introspection, issuer_settings, judge, jwks, named_trust,
+    webhook, with_certificate, with_password,
 };
 use portcullis_auth::{
-    Connection, Desk, IntrospectionSettings, KeySource, Settings, Url, WebhookSettings, password,
+    Desk, IntrospectionSettings, KeySource, Settings, WebhookSettings, password,
 };
-use portcullis_core::hook::{
-    Accepted, Attempt, Authenticator, Credential, Outcome, Refusal, Standing, Use,
-};
+use portcullis_core::hook::{Attempt, Authenticator, Credential, Standing, Use};
 use portcullis_core::secret::Secret;
 use serde_json::json;
 use server::{Server, say};
-
-async fn judge(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
-    match desk.authenticate(attempt).await {
-        Outcome::Accepted(accepted) => Ok(accepted),
-        Outcome::Refused(refusal) => Err(refusal),
-        other @ (Outcome::NotMine | Outcome::Continue(_)) => panic!("{other:?}"),
-    }
-}
 
 fn stands(desk: &Desk, credential: &Credential) -> bool {
     let stands = |purpose| desk.standing(credential, purpose) == Standing::Good;
@@ -69,37 +56,6 @@ async fn a_ca_that_gets_a_name_on_any_listener_ends_who_is_called_as_if_by_it() 
     assert!(stands(&desk, &forged));
 }
 
-fn webhook(name: &str, url: Url) -> WebhookSettings {
-    WebhookSettings {
-        name: name.to_owned(),
-        url,
-        secret_file: None,
-        connection: Connection::default(),
-        passwords: true,
-        tokens: false,
-        allowed_roles: Some(vec![]),
-        lifetime: Duration::from_hours(1),
-    }
-}
-
-fn introspection(name: &str, url: Url, secret: &std::path::Path) -> IntrospectionSettings {
-    IntrospectionSettings {
-        name: name.to_owned(),
-        url,
-        client: Some(("id".into(), secret.to_owned())),
-        connection: Connection::default(),
-        username: Some("oauth2".into()),
-        audience: vec![],
-        principal: "sub".into(),
-        roles: None,
-        allowed_roles: Some(vec![]),
-        require_claims: vec![],
-        cache: Duration::from_mins(1),
-        lifetime: Duration::from_hours(1),
-        leeway: Duration::from_secs(10),
-    }
-}
-
 /// The only source of tokens is not named in its principals. When another one comes, both are.
 #[tokio::test]
 async fn a_second_source_of_tokens_ends_who_is_called_as_if_by_it() {
@@ -115,7 +71,10 @@ async fn a_second_source_of_tokens_ends_who_is_called_as_if_by_it() {
             ..Settings::default()
         },
         Settings {
-            introspection: vec![introspection("oauth", server.url(), &secret)],
+            introspection: vec![IntrospectionSettings {
+                allowed_roles: Some(vec![]),
+                ..introspection("oauth", server.url(), Some(&secret))
+            }],
             ..Settings::default()
         },
     );
@@ -173,7 +132,10 @@ async fn a_webhook_for_passwords_ends_who_is_called_as_if_by_it() {
         let forged = comes("hook/anna").await.unwrap().lease.credential;
         let honest = comes("anna").await.unwrap().lease.credential;
         let mut both = settings.clone();
-        both.webhooks.push(webhook("hook", server.url()));
+        both.webhooks.push(WebhookSettings {
+            allowed_roles: Some(vec![]),
+            ..webhook("hook", server.url())
+        });
         desk.reload(both);
         assert!(!stands(&desk, &forged));
         assert!(stands(&desk, &honest));

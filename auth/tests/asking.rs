@@ -2,7 +2,6 @@
 //! asked first.
 
 #![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
-#![expect(clippy::panic, reason = "a failed set-up is a failed test")]
 
 #[path = "common/mod.rs"]
 mod common;
@@ -12,14 +11,14 @@ mod server;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use common::{START, TokenIssuer, attempt, claims, desk, file, issuer_settings, jwks, now};
+use common::{START, TokenIssuer, attempt, claims, desk, file, issuer_settings, judge, jwks, now};
 use portcullis_auth::{
     Connection, Desk, IntrospectionSettings, KeySource, Link, Settings, Url, WebhookSettings,
     password,
 };
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
-    Accepted, Attempt, Authenticator, Outcome, Refusal, RefusalKind, Standing, Use,
+    Accepted, Attempt, Authenticator, Refusal, RefusalKind, Standing, Use,
 };
 use portcullis_core::secret::Secret;
 use serde_json::{Value, json};
@@ -41,41 +40,22 @@ fn quick() -> Connection {
 }
 
 fn introspection(name: &str, url: Url, directory: &std::path::Path) -> IntrospectionSettings {
+    let secret = file(directory, "oauth.secret", "s&cret\n");
     IntrospectionSettings {
-        name: name.to_owned(),
-        url,
-        client: Some(("id:x".into(), file(directory, "oauth.secret", "s&cret\n"))),
+        client: Some(("id:x".into(), secret)),
         connection: quick(),
-        username: Some("oauth2".into()),
-        audience: vec![],
-        principal: "sub".into(),
         roles: Some("scope".into()),
         allowed_roles: Some(vec!["nurse".into()]),
-        require_claims: vec![],
-        cache: Duration::from_mins(1),
-        lifetime: Duration::from_hours(1),
-        leeway: Duration::from_secs(10),
+        ..common::introspection(name, url, None)
     }
 }
 
-fn webhook(name: &str, url: Url, passwords: bool, tokens: bool) -> WebhookSettings {
+fn webhook(name: &str, url: Url, tokens: bool) -> WebhookSettings {
     WebhookSettings {
-        name: name.to_owned(),
-        url,
-        secret_file: None,
         connection: quick(),
-        passwords,
         tokens,
         allowed_roles: Some(vec!["nurse".into()]),
-        lifetime: Duration::from_hours(1),
-    }
-}
-
-async fn judge(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
-    match desk.authenticate(attempt).await {
-        Outcome::Accepted(accepted) => Ok(accepted),
-        Outcome::Refused(refusal) => Err(refusal),
-        other @ (Outcome::NotMine | Outcome::Continue(_)) => panic!("{other:?}"),
+        ..common::webhook(name, url)
     }
 }
 
@@ -169,7 +149,7 @@ async fn a_server_that_does_not_answer_as_it_should_is_a_refusal_as_unavailable(
     let open = || {
         desk(Settings {
             introspection: vec![introspection("oauth", server.url(), directory.path())],
-            webhooks: vec![webhook("hook", server.url(), true, false)],
+            webhooks: vec![webhook("hook", server.url(), false)],
             ..Settings::default()
         })
     };
@@ -220,7 +200,7 @@ async fn a_server_that_does_not_answer_as_it_should_is_a_refusal_as_unavailable(
 async fn a_webhook_gets_the_facts_and_says_who_with_what_until_when() {
     let server = Server::start().await;
     let desk = desk(Settings {
-        webhooks: vec![webhook("hook", server.url(), true, false)],
+        webhooks: vec![webhook("hook", server.url(), false)],
         ..Settings::default()
     });
     server.always(say(json!({
@@ -295,7 +275,7 @@ async fn who_may_own_a_credential_is_asked_in_the_order_of_the_file() {
         password_file: Some(users),
         issuers: vec![id],
         introspection: vec![introspection("oauth", other.url(), directory.path())],
-        webhooks: vec![webhook("hook", hook.url(), true, true)],
+        webhooks: vec![webhook("hook", hook.url(), true)],
         ..Settings::default()
     };
     let open = |settings: &Settings| desk(settings.clone());

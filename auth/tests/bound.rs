@@ -15,9 +15,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use common::{Ca, START, TokenIssuer, attempt, claims, day, file, issuer_settings, jwks, trust};
+use common::{
+    Ca, START, TokenIssuer, attempt, claims, day, file, introspection, issuer_settings, judge,
+    jwks, trust,
+};
 use portcullis_auth::{
-    ClientTrust, Connection, Desk, IntrospectionSettings, KeySource, Method, Revocation, Settings,
+    ClientTrust, Desk, IntrospectionSettings, KeySource, Method, Revocation, Settings,
 };
 use portcullis_core::hook::{
     Accepted, Attempt, Authenticator, ClientCertificate, Outcome, Refusal, Standing, Use,
@@ -77,7 +80,11 @@ impl Setting {
             let server = Server::start().await;
             let said = json!({"active": true, "sub": "anna", "exp": START + 3600, "cnf": cnf});
             server.always(say(said.to_string()));
-            settings.introspection = vec![introspection(&server, directory.path())];
+            let secret = file(directory.path(), "oauth.secret", "secret");
+            settings.introspection = vec![IntrospectionSettings {
+                username: None,
+                ..introspection("oauth", server.url(), Some(&secret))
+            }];
         } else {
             let keys = file(directory.path(), "jwks.json", jwks(&[issuer.jwk()]));
             let mut id = issuer_settings("id", KeySource::JwksFile(keys));
@@ -146,32 +153,6 @@ impl Setting {
             "of no CA" => set(None),
             other => panic!("{other}"),
         }
-    }
-}
-
-fn introspection(server: &Server, directory: &std::path::Path) -> IntrospectionSettings {
-    IntrospectionSettings {
-        name: "oauth".into(),
-        url: server.url(),
-        client: Some(("id".into(), file(directory, "oauth.secret", "secret"))),
-        connection: Connection::default(),
-        username: None,
-        audience: vec![],
-        principal: "sub".into(),
-        roles: None,
-        allowed_roles: None,
-        require_claims: vec![],
-        cache: Duration::from_mins(1),
-        lifetime: Duration::from_hours(1),
-        leeway: Duration::from_secs(10),
-    }
-}
-
-async fn judge(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
-    match desk.authenticate(attempt).await {
-        Outcome::Accepted(accepted) => Ok(accepted),
-        Outcome::Refused(refusal) => Err(refusal),
-        other @ (Outcome::NotMine | Outcome::Continue(_)) => panic!("{other:?}"),
     }
 }
 

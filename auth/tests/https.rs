@@ -10,17 +10,17 @@ mod common;
 mod server;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{
-    Ca, Leaf, TokenIssuer, at, attempt, claims, day, desk, file, issuer_settings, jwks, now,
-    with_certificate,
+    Ca, Leaf, TokenIssuer, at, attempt, claims, day, desk, file, introspection, issuer_settings,
+    jwks, now, webhook, with_certificate,
 };
 use portcullis_auth::{
-    ClientTrust, Connection, Desk, IntrospectionSettings, JwksUrl, KeySource, Revocation, Settings,
-    Url,
+    ClientTrust, Connection, Desk, Ends, IntrospectionSettings, JwksUrl, KeySource, Revocation,
+    Settings, Url, WebhookSettings,
 };
 use portcullis_core::hook::{Attempt, Authenticator, Outcome, RefusalKind};
 use portcullis_core::secret::Secret;
@@ -196,27 +196,6 @@ async fn a_good_certificate_is_no_licence_to_be_slow_huge_or_elsewhere() {
     assert!(paths.iter().all(|path| path == "/x"), "{paths:?}");
 }
 
-fn introspection(url: Url, connection: Connection, secret: Option<&Path>) -> Desk {
-    desk(Settings {
-        introspection: vec![IntrospectionSettings {
-            name: "oauth".into(),
-            url,
-            client: secret.map(|path| ("id".to_owned(), path.to_owned())),
-            connection,
-            username: Some("oauth2".into()),
-            audience: vec![],
-            principal: "sub".into(),
-            roles: None,
-            allowed_roles: None,
-            require_claims: vec![],
-            cache: Duration::from_mins(1),
-            lifetime: Duration::from_hours(1),
-            leeway: Duration::from_secs(10),
-        }],
-        ..Settings::default()
-    })
-}
-
 #[tokio::test]
 async fn who_asks_may_prove_itself_with_a_certificate() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -252,7 +231,13 @@ async fn who_asks_may_prove_itself_with_a_certificate() {
             identity,
             ..connection(pinned.clone())
         };
-        let desk = introspection(https(address), connection, secret);
+        let desk = desk(Settings {
+            introspection: vec![IntrospectionSettings {
+                connection,
+                ..introspection("oauth", https(address), secret)
+            }],
+            ..Settings::default()
+        });
         let judged = judge(&desk, &attempt).await;
         let asked = server.asked();
         if expected {
@@ -264,6 +249,60 @@ async fn who_asks_may_prove_itself_with_a_certificate() {
             assert_eq!(asked.len(), 0, "the token does not leave before");
         }
     }
+}
+
+#[test]
+fn a_certificate_that_the_broker_shows_is_warned_of_as_it_nears_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = Ca::root("brokers").client("portcullis", |params| params.not_after = at(300));
+    let path = |name: &str, text: &str| file(directory.path(), name, text);
+    let identity = (path("own.pem", &own.pem), path("own.key", &own.key_pem));
+    let url = Url::parse("https://localhost/x").unwrap();
+    let connection = Connection {
+        identity: Some(identity),
+        ..connection(path("ca.pem", &Ca::root("ca").pem))
+    };
+    let keys = JwksUrl {
+        connection: connection.clone(),
+        ..JwksUrl::new(url.clone())
+    };
+    let mut issuer = issuer_settings("id", KeySource::JwksUrl(keys));
+    issuer.allowed_roles = Some(vec![]);
+    let desk = desk(Settings {
+        issuers: vec![issuer],
+        introspection: vec![IntrospectionSettings {
+            connection: connection.clone(),
+            allowed_roles: Some(vec![]),
+            ..introspection("oauth", url.clone(), None)
+        }],
+        webhooks: vec![WebhookSettings {
+            connection,
+            ..webhook("hook", url)
+        }],
+        ..Settings::default()
+    });
+    let parts = [
+        "issuer \"id\"",
+        "introspection \"oauth\"",
+        "webhook \"hook\"",
+    ];
+    let expiries = desk.expiries();
+    for (part, expiry) in parts.iter().zip(&expiries) {
+        let named = format!("{} {:?}", expiry.part.as_str(), expiry.name);
+        assert_eq!(named, *part);
+        let Ends { what, name, .. } = &expiry.ends;
+        assert_eq!((what.as_str(), &**name), ("client", "CN=portcullis"));
+        assert_eq!(expiry.ends.days(day(290)), 10);
+    }
+    let said = |days| desk.reminders(day(days));
+    assert_eq!(said(269), [""; 0]);
+    let shows = "the certificate that the broker shows to it \"CN=portcullis\"";
+    let each = |what: &str| parts.map(|part| format!("{part}: {shows} {what}"));
+    assert_eq!(said(270), each("ends in 30 days; renew it"));
+    assert_eq!(said(271), [""; 0]);
+    let over = "HAS ENDED: it answers the broker no more, and whom it should judge is refused; put a \
+                new one there";
+    assert_eq!(said(300), each(over));
 }
 
 #[tokio::test]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use portcullis_auth::{
-    ClientCa, ClientTrust, Desk, IssuerSettings, KeySource, Revocation, Settings,
+    ClientCa, ClientTrust, Connection, Desk, IntrospectionSettings, IssuerSettings, KeySource,
+    Revocation, Settings, Url, WebhookSettings,
 };
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{
@@ -301,15 +302,19 @@ pub(crate) fn with_certificate(certificate: &ClientCertificate) -> Attempt<'_> {
 }
 
 /// What the desk says.
-pub(crate) fn ask(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    match runtime.block_on(desk.authenticate(attempt)) {
+pub(crate) async fn judge(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
+    match desk.authenticate(attempt).await {
         Outcome::Accepted(accepted) => Ok(accepted),
         Outcome::Refused(refusal) => Err(refusal),
         other @ (Outcome::NotMine | Outcome::Continue(_)) => panic!("{other:?}"),
     }
+}
+
+pub(crate) fn ask(desk: &Desk, attempt: &Attempt<'_>) -> Result<Accepted, Refusal> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(judge(desk, attempt))
 }
 
 pub(crate) fn principal(desk: &Desk, attempt: &Attempt<'_>) -> Result<String, String> {
@@ -383,4 +388,50 @@ pub(crate) fn claims(change: impl FnOnce(&mut Map<String, Value>)) -> Value {
 
 pub(crate) fn issuer_settings(name: &str, source: KeySource) -> IssuerSettings {
     IssuerSettings::new(name, "https://id.example", "portcullis", "EdDSA", source)
+}
+
+/// A server that is asked what tokens are worth; with a file of a secret, or without any.
+pub(crate) fn introspection(name: &str, url: Url, secret: Option<&Path>) -> IntrospectionSettings {
+    IntrospectionSettings {
+        name: name.to_owned(),
+        url,
+        client: secret.map(|path| ("id".to_owned(), path.to_owned())),
+        connection: Connection::default(),
+        username: Some("oauth2".into()),
+        audience: vec![],
+        principal: "sub".into(),
+        roles: None,
+        allowed_roles: None,
+        require_claims: vec![],
+        cache: Duration::from_mins(1),
+        lifetime: Duration::from_hours(1),
+        leeway: Duration::from_secs(10),
+    }
+}
+
+/// A service that judges passwords.
+pub(crate) fn webhook(name: &str, url: Url) -> WebhookSettings {
+    WebhookSettings {
+        name: name.to_owned(),
+        url,
+        secret_file: None,
+        connection: Connection::default(),
+        passwords: true,
+        tokens: false,
+        allowed_roles: None,
+        lifetime: Duration::from_hours(1),
+    }
+}
+
+/// The fingerprint of a certificate.
+pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest
+        .as_ref()
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }

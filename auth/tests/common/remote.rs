@@ -1,6 +1,5 @@
 //! A desk that depends on one answer over HTTP, and somebody who comes to it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use portcullis_auth::{
@@ -12,8 +11,8 @@ use portcullis_core::hook::{Attempt, Authenticator, Outcome, RefusalKind};
 use portcullis_core::secret::Secret;
 
 use crate::common::{
-    self, Ca, TokenIssuer, attempt, claims, day, desk, file, issuer_settings, jwks,
-    with_certificate, with_password,
+    self, Ca, TokenIssuer, attempt, claims, day, desk, file, introspection, issuer_settings, jwks,
+    webhook, with_certificate, with_password,
 };
 use crate::server::{Play, Server, say};
 
@@ -61,9 +60,19 @@ impl Remote {
                 settings.issuers = vec![issuer_settings("id", source)];
             }
             Asked::Introspection => {
-                settings.introspection = vec![introspection(url, connection, directory.path())];
+                let secret = file(directory.path(), "oauth.secret", "secret");
+                settings.introspection = vec![IntrospectionSettings {
+                    connection,
+                    username: None,
+                    ..introspection("oauth", url.clone(), Some(&secret))
+                }];
             }
-            Asked::Webhook => settings.webhooks = vec![webhook(url, connection)],
+            Asked::Webhook => {
+                settings.webhooks = vec![WebhookSettings {
+                    connection,
+                    ..webhook("hook", url.clone())
+                }];
+            }
             Asked::List => {}
         }
         let desk = desk(settings);
@@ -137,37 +146,6 @@ impl Remote {
         };
         assert_eq!(kind, expected, "{reason}");
         fetched.unwrap_or(reason)
-    }
-}
-
-fn introspection(url: &Url, connection: Connection, directory: &Path) -> IntrospectionSettings {
-    IntrospectionSettings {
-        name: "oauth".into(),
-        url: url.clone(),
-        client: Some(("id".into(), file(directory, "oauth.secret", "secret"))),
-        connection,
-        username: None,
-        audience: vec![],
-        principal: "sub".into(),
-        roles: None,
-        allowed_roles: None,
-        require_claims: vec![],
-        cache: Duration::from_mins(1),
-        lifetime: Duration::from_hours(1),
-        leeway: Duration::from_secs(10),
-    }
-}
-
-fn webhook(url: &Url, connection: Connection) -> WebhookSettings {
-    WebhookSettings {
-        name: "hook".into(),
-        url: url.clone(),
-        secret_file: None,
-        connection,
-        passwords: true,
-        tokens: false,
-        allowed_roles: None,
-        lifetime: Duration::from_hours(1),
     }
 }
 
