@@ -18,12 +18,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use common::{
-    Ca, TokenIssuer, at, attempt, chain, claims, client_params, day, desk, file, issuer_settings,
-    jwks, principal, trust, with_certificate, with_password,
+    Ca, Leaf, TokenIssuer, at, attempt, chain, claims, client_params, day, desk, file,
+    issuer_settings, jwks, principal, sha256_hex, trust, with_certificate, with_password,
 };
 use memory::{Day, at_day, handshake};
 use portcullis_auth::tls::{self, ClientAuth, Loaded, TlsSettings};
-use portcullis_auth::{Desk, KeySource, Settings};
+use portcullis_auth::{Desk, KeySource, Revocation, Settings};
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{Attempt, ClientCertificate};
 use rcgen::{ExtendedKeyUsagePurpose, KeyPair, SanType, SerialNumber};
@@ -73,6 +73,11 @@ struct Door {
 impl Door {
     /// `servers`: the CA of its own certificate, which clients trust.
     fn new(servers: &Ca, cas: &[&str], crls: &[&str]) -> Self {
+        Self::denying(None, servers, cas, crls)
+    }
+
+    /// The same with `deny-fingerprints`.
+    fn denying(denied: Option<&Leaf>, servers: &Ca, cas: &[&str], crls: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let here = directory.path();
         let write = |kind: &str, texts: &[&str]| -> Vec<PathBuf> {
@@ -89,7 +94,10 @@ impl Door {
             key: file(here, "server.key", &server.key_pem),
             client_ca: write("pem", cas).into_iter().map(Into::into).collect(),
             client_auth: ClientAuth::Required,
-            revocation: common::revocation(write("crl", crls)),
+            revocation: Revocation {
+                deny: denied.map(|leaf| file(here, "denied", sha256_hex(&leaf.der))),
+                ..common::revocation(write("crl", crls))
+            },
             sni: vec![],
             alpn: vec![],
         };
@@ -322,6 +330,17 @@ fn certificates() -> String {
         let (judged, alert) = door.judge((&servers, 40), &leaf.shown());
         table.cells(&[case, &cell(judged), &alert]);
     }
+    let short = Ca::root_until("short-lived ca", 20);
+    let leaf = short.client("pump", |_| {});
+    let door_of_short = Door::new(&servers, &[&short.pem], &[]);
+    let (judged, alert) = door_of_short.judge((&servers, 40), &leaf.shown());
+    table.cells(&["good, but its CA has expired", &cell(judged), &alert]);
+    let leaf = ca.client("pump", |_| {});
+    let denying = Door::denying(Some(&leaf), &servers, &[&ca.pem], &[]);
+    let (judged, alert) = denying.judge((&servers, 0), &leaf.shown());
+    // It is another one each time.
+    let judged = judged.map_err(|why| why.replace(&sha256_hex(&leaf.der), "..."));
+    table.cells(&["on `deny-fingerprints`", &cell(judged), &alert]);
     // A client that was here before a list came which revokes its certificate.
     let leaf = ca.client("pump", |params| params.serial_number = serial(9));
     let returning = client(&servers, &leaf.shown(), &leaf.key_pem);
@@ -575,10 +594,15 @@ fn servers() -> String {
         ("dead", None),
         ("redirects", Some(Play::Redirect)),
         ("answers without end", Some(Play::Huge)),
+        ("hangs up", Some(Play::HangUp)),
         ("breaks off", Some(Play::BreakOff)),
         ("fails", Some(Play::Status(500))),
         ("says nothing", Some(Play::Status(204))),
         ("says something else", Some(say("<html>"))),
+        (
+            "says something else in JSON",
+            Some(say(r#"{"sub": "anna"}"#)),
+        ),
     ] {
         let mut cells = vec![case.to_owned()];
         for asked in Asked::ALL {

@@ -10,7 +10,7 @@ mod memory;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Ca, Leaf, at, client_params, day, file};
+use common::{Ca, Leaf, at, client_params, day, file, sha256_hex};
 use memory::{Day, at_day, handshake, handshake_with};
 use portcullis_auth::tls::{
     ClientAuth, Loaded, SniSettings, TlsSettings, client_certificate, load,
@@ -199,18 +199,6 @@ fn each_refusal_has_its_alert(setting: &Setting, version: &'static SupportedProt
         assert!(failed.why.contains(word), "{failed:?}");
         assert_eq!(failed.alert, Some(alert), "{}", failed.why);
     }
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest
-        .as_ref()
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[test]

@@ -9,7 +9,10 @@ use portcullis_auth::tls::Loaded;
 use portcullis_core::gate::with_reason;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use rustls::{AlertDescription, ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use rustls::{
+    AlertDescription, ClientConfig, ClientConnection, ConnectionCommon, ServerConfig,
+    ServerConnection,
+};
 
 /// A clock that stands still, so many days after the start.
 #[derive(Debug)]
@@ -70,32 +73,21 @@ fn in_memory(
     let name = ServerName::try_from(name).unwrap();
     let mut client = ClientConnection::new(Arc::clone(client), name).unwrap();
     for _ in 0..10 {
-        let mut wire = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut wire).unwrap();
+        if let Err(error) = carry(&mut client, &mut server) {
+            // What the client is told.
+            let alert = match carry(&mut server, &mut client) {
+                Err(rustls::Error::AlertReceived(alert)) => Some(alert),
+                Ok(()) | Err(_) => None,
+            };
+            return Err(Failed {
+                why: error.to_string(),
+                alert,
+            });
         }
-        let mut bytes = wire.as_slice();
-        while !bytes.is_empty() {
-            server.read_tls(&mut bytes).unwrap();
-            if let Err(error) = server.process_new_packets() {
-                return Err(Failed {
-                    why: error.to_string(),
-                    alert: alert(&mut server, &mut client),
-                });
-            }
-        }
-        let mut wire = Vec::new();
-        while server.wants_write() {
-            server.write_tls(&mut wire).unwrap();
-        }
-        let mut bytes = wire.as_slice();
-        while !bytes.is_empty() {
-            client.read_tls(&mut bytes).unwrap();
-            client.process_new_packets().map_err(|error| Failed {
-                why: format!("client: {error}"),
-                alert: None,
-            })?;
-        }
+        carry(&mut server, &mut client).map_err(|error| Failed {
+            why: format!("client: {error}"),
+            alert: None,
+        })?;
         if !client.is_handshaking() && !server.is_handshaking() && !client.wants_write() {
             return Ok((server, client));
         }
@@ -103,18 +95,19 @@ fn in_memory(
     panic!("the handshake does not end")
 }
 
-/// What the client is told.
-fn alert(server: &mut ServerConnection, client: &mut ClientConnection) -> Option<AlertDescription> {
+/// Gives `to` what `from` has to say.
+fn carry<A, B>(
+    from: &mut ConnectionCommon<A>,
+    to: &mut ConnectionCommon<B>,
+) -> Result<(), rustls::Error> {
     let mut wire = Vec::new();
-    while server.wants_write() {
-        server.write_tls(&mut wire).unwrap();
+    while from.wants_write() {
+        from.write_tls(&mut wire).unwrap();
     }
     let mut bytes = wire.as_slice();
     while !bytes.is_empty() {
-        client.read_tls(&mut bytes).unwrap();
-        if let Err(rustls::Error::AlertReceived(alert)) = client.process_new_packets() {
-            return Some(alert);
-        }
+        to.read_tls(&mut bytes).unwrap();
+        to.process_new_packets()?;
     }
-    None
+    Ok(())
 }

@@ -27,6 +27,8 @@ pub(crate) enum Play {
     Redirect,
     /// Never.
     Slow,
+    /// By closing.
+    HangUp,
     /// With a head that promises more than comes.
     BreakOff,
     /// Without end.
@@ -119,33 +121,40 @@ async fn answer(
             response
         }
         Some(Play::Slow) => std::future::pending().await,
+        // The fault comes before anything was sent.
+        Some(Play::HangUp) => with(200, Body::new(Chunks(0))),
         Some(Play::BreakOff) => {
-            let mut response = with(200, Body::new(Endless(1)));
+            let mut response = with(200, Body::new(Chunks(2)));
             let length = "100000".parse().unwrap();
             response
                 .headers_mut()
                 .insert(header::CONTENT_LENGTH, length);
             response
         }
-        Some(Play::Huge) => with(200, Body::new(Endless(usize::MAX))),
+        Some(Play::Huge) => with(200, Body::new(Chunks(usize::MAX))),
     }
 }
 
-/// So many chunks, and then a fault.
-struct Endless(usize);
+/// So many chunks, the last of them empty, and then a fault.
+struct Chunks(usize);
 
-impl axum::body::HttpBody for Endless {
+impl axum::body::HttpBody for Chunks {
     type Data = Bytes;
     type Error = std::io::Error;
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
+        context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, std::io::Error>>> {
         if self.0 == 0 {
             return std::task::Poll::Ready(Some(Err(std::io::Error::other("cut"))));
         }
         self.0 -= 1;
+        if self.0 == 0 {
+            // What came before goes out first.
+            context.waker().wake_by_ref();
+            return std::task::Poll::Pending;
+        }
         let chunk = Bytes::from_static(&[b' '; 4096]);
         std::task::Poll::Ready(Some(Ok(hyper::body::Frame::data(chunk))))
     }
