@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use portcullis_core::hook::{Accepted, Outcome, Principal, Refusal, RefusalKind};
 
 use crate::desk::{Desk, Looked, bad, short};
-use crate::guess::Patience;
+use crate::guess::{self, Patience};
 use crate::scram::{self, Challenge, First, Verifier};
 use crate::{Method, password};
 
@@ -218,15 +218,19 @@ impl Desk {
         proof: &Proof,
         message: &[u8],
     ) -> Result<Accepted, Refusal> {
-        let (peer, now) = (looked.attempt.peer, looked.attempt.now.mono);
         let name = proof.challenge.name();
         let claimed = Principal::vouched("user", name);
         let refuse = |why: &str| Refusal {
             claimed: claimed.clone().ok(),
             ..bad(format!("SCRAM-SHA-256: {why}"))
         };
+        let guess = self.guess(looked, name);
+        // Many exchanges may have begun before the first proof was wrong.
+        if !guess.may_go_on(Duration::ZERO) {
+            return Err(refuse(guess::Attempt::TOO_MANY));
+        }
         let wrong = |why: &str| {
-            self.guesses.failed(name, peer, now);
+            guess.failed();
             refuse(why)
         };
         // A stranger is verified too: the same work, and nothing that fits.
@@ -236,7 +240,7 @@ impl Desk {
             (Ok(_), Err(why)) => return Err(wrong(why)),
             (Err(why), _) => return Err(wrong(why)),
         };
-        self.guesses.succeeded(name, peer);
+        guess.succeeded();
         let principal = match &claimed {
             Ok(principal) => principal.clone(),
             Err(error) => return Err(refuse(&format!("the user name: {error}"))),
@@ -250,24 +254,31 @@ impl Desk {
         })
     }
 
+    fn guess<'a>(&'a self, looked: &Looked<'_>, user: &'a str) -> guess::Attempt<'a> {
+        guess::Attempt {
+            guesses: &self.guesses,
+            user,
+            peer: looked.attempt.peer,
+            now: looked.attempt.now.mono,
+        }
+    }
+
     /// Lets a guesser wait, or refuses him.
-    pub(crate) async fn patience(&self, looked: &Looked<'_>, user: &str) -> Result<(), Refusal> {
-        let attempt = looked.attempt;
-        match self
-            .guesses
-            .patience(user, attempt.peer, attempt.now.mono)
-        {
-            Patience::Judge => Ok(()),
+    pub(crate) async fn patience<'a>(
+        &'a self,
+        looked: &Looked<'_>,
+        user: &'a str,
+    ) -> Result<guess::Attempt<'a>, Refusal> {
+        let guess = self.guess(looked, user);
+        match guess.patience() {
+            Patience::Judge => Ok(guess),
             Patience::Wait(time) => {
-                attempt.clock.pause(time).await;
-                Ok(())
+                looked.attempt.clock.pause(time).await;
+                Ok(guess)
             }
             Patience::Refuse => Err(Refusal {
                 claimed: Principal::vouched("user", user).ok(),
-                ..bad(
-                    "password: too many wrong ones for this user from this address; refused for a minute"
-                        .to_owned(),
-                )
+                ..bad(format!("password: {}", guess::Attempt::TOO_MANY))
             }),
         }
     }

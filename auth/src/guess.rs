@@ -38,6 +38,43 @@ pub(crate) enum Patience {
     Refuse,
 }
 
+/// One attempt at a password. While it waits for its turn others may have failed, so it is asked
+/// about once more then: else as many could guess at once as there are connections.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) guesses: &'a Guesses,
+    pub(crate) user: &'a str,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) now: Instant,
+}
+
+impl Attempt<'_> {
+    /// Why an attempt is refused.
+    pub(crate) const TOO_MANY: &'static str =
+        "too many wrong ones for this user from this address; refused for a minute";
+
+    /// What the attempt has to bear.
+    pub(crate) fn patience(&self) -> Patience {
+        self.guesses.patience(self.user, self.peer, self.now)
+    }
+
+    /// Whether it may still be judged now that its turn has come.
+    pub(crate) fn may_go_on(&self, waited: Duration) -> bool {
+        let now = self.now + waited;
+        self.guesses.patience(self.user, self.peer, now) != Patience::Refuse
+    }
+
+    /// Counts it as wrong.
+    pub(crate) fn failed(&self) {
+        self.guesses.failed(self.user, self.peer, self.now);
+    }
+
+    /// Forgets the failures of one who knew the password.
+    pub(crate) fn succeeded(&self) {
+        self.guesses.succeeded(self.user, self.peer);
+    }
+}
+
 impl Guesses {
     /// Failures that cost nothing.
     const FREE: u32 = 5;
@@ -65,7 +102,7 @@ impl Guesses {
     }
 
     /// What an attempt as `user` from `peer` has to bear at `now`.
-    pub(crate) fn patience(&self, user: &str, peer: Option<SocketAddr>, now: Instant) -> Patience {
+    fn patience(&self, user: &str, peer: Option<SocketAddr>, now: Instant) -> Patience {
         let found = self.table.lock().get(&self.key(user, peer)).copied();
         let Some(failures) = found else {
             return Patience::Judge;
@@ -83,8 +120,9 @@ impl Guesses {
         }
     }
 
-    /// Counts a wrong password.
-    pub(crate) fn failed(&self, user: &str, peer: Option<SocketAddr>, now: Instant) {
+    /// Counts a wrong password. One that is refused already costs nothing more, or whoever is
+    /// refused could be kept out for ever.
+    fn failed(&self, user: &str, peer: Option<SocketAddr>, now: Instant) {
         let key = self.key(user, peer);
         let mut table = self.table.lock();
         if table.len() >= self.capacity && !table.contains_key(&key) {
@@ -94,15 +132,17 @@ impl Guesses {
             count: 0,
             last: now,
         });
-        if now.saturating_duration_since(failures.last) >= Self::FORGOTTEN {
+        let since = now.saturating_duration_since(failures.last);
+        if since >= Self::FORGOTTEN {
             failures.count = 0;
+        } else if failures.count >= Self::MANY && since < Self::REFUSED {
+            return;
         }
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
     }
 
-    /// Forgets the failures of one who knew the password.
-    pub(crate) fn succeeded(&self, user: &str, peer: Option<SocketAddr>) {
+    fn succeeded(&self, user: &str, peer: Option<SocketAddr>) {
         self.table.lock().remove(&self.key(user, peer));
     }
 
@@ -166,6 +206,9 @@ mod tests {
         let later = |seconds| now + Duration::from_secs(seconds);
         let judge = |at| guesses.patience("anna", from, at);
         assert_eq!(judge(later(59)), Patience::Refuse);
+        assert_eq!(judge(later(60)), Patience::Judge);
+        // Who was being judged when it was refused does not make it longer.
+        guesses.failed("anna", from, later(59));
         assert_eq!(judge(later(60)), Patience::Judge);
         guesses.failed("anna", from, later(60));
         assert_eq!(judge(later(61)), Patience::Refuse);

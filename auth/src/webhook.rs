@@ -34,6 +34,7 @@ use zeroize::Zeroizing;
 use crate::breaker::Breaker;
 use crate::claims::{self, named};
 use crate::fetch::{Ask, Client, secret};
+use crate::guess;
 use crate::introspection::{Believed, Said, vouched};
 use crate::jwt::MAX_TOKEN;
 use crate::slots::Slots;
@@ -57,7 +58,10 @@ pub(crate) struct Webhook {
 #[derive(Clone, Copy)]
 pub(crate) enum Judged<'a> {
     /// A password and whose it is said to be.
-    Password { user: &'a str, password: &'a [u8] },
+    Password {
+        guess: guess::Attempt<'a>,
+        password: &'a [u8],
+    },
     /// A token.
     Token(&'a [u8]),
 }
@@ -161,11 +165,17 @@ impl Webhook {
         certificate: Option<&Attributes>,
     ) -> Result<Answer, (RefusalKind, String)> {
         let unavailable = |why: &str| (RefusalKind::Unavailable, why.to_owned());
-        let body = body(attempt, judged, certificate)
-            .map_err(|why| (RefusalKind::BadCredential, why.to_owned()))?;
         let turn = self.slots.turn(&attempt.clock).await;
         let (_slot, waited) = turn.ok_or_else(|| unavailable("too many requests wait for it"))?;
         let now = attempt.now.mono + waited;
+        let wrong = |why: &str| (RefusalKind::BadCredential, why.to_owned());
+        if let Judged::Password { guess, .. } = judged
+            && !guess.may_go_on(waited)
+        {
+            return Err(wrong(guess::Attempt::TOO_MANY));
+        }
+        // Not before: whoever waits holds no memory.
+        let body = body(attempt, judged, certificate).map_err(wrong)?;
         if !self.breaker.allows(now) {
             let why = "it did not answer several times; left alone for some seconds";
             return Err(unavailable(why));
@@ -202,7 +212,7 @@ impl Webhook {
     ) -> Result<Believed, String> {
         let settings = &self.settings;
         let (kind, name) = match (judged, &answer.principal) {
-            (Judged::Password { user, .. }, None) => ("user", user),
+            (Judged::Password { guess, .. }, None) => ("user", guess.user),
             (Judged::Password { .. }, Some(name)) => ("user", name.as_str()),
             (Judged::Token(_), Some(name)) => ("jwt", name.as_str()),
             (Judged::Token(_), None) => return Err("its answer names no principal".into()),
@@ -267,9 +277,9 @@ fn body(
         certificate,
     };
     match judged {
-        Judged::Password { user, password } => {
+        Judged::Password { guess, password } => {
             facts.kind = "password";
-            facts.username = Some(user);
+            facts.username = Some(guess.user);
             facts.password = std::str::from_utf8(password).ok();
         }
         Judged::Token(token) => {

@@ -9,6 +9,7 @@ mod common;
 mod server;
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::{START, TokenIssuer, attempt, claims, desk, file, issuer_settings, judge, jwks, now};
@@ -23,6 +24,7 @@ use portcullis_core::hook::{
 use portcullis_core::secret::Secret;
 use serde_json::{Value, json};
 use server::{Play, Server, say};
+use tokio::task::JoinSet;
 
 fn later(seconds: u64) -> Now {
     let now = now();
@@ -442,4 +444,28 @@ async fn a_certificate_on_the_deny_list_is_refused_and_ends() {
     judge(&desk, &common::with_certificate(&shown))
         .await
         .unwrap_err();
+}
+
+#[tokio::test]
+async fn a_webhook_is_not_asked_about_guesses_that_waited_while_others_were_wrong() {
+    let server = Server::start().await;
+    server.always(say(r#"{"result": "deny"}"#));
+    let desk = Arc::new(desk(Settings {
+        webhooks: vec![common::webhook("hook", server.url())],
+        ..Settings::default()
+    }));
+    let comes = || {
+        let desk = Arc::clone(&desk);
+        async move { judge(&desk, &sent("anna", "guess", later(0))).await }
+    };
+    let mut guesses: JoinSet<_> = (0..100).map(|_| comes()).collect();
+    while let Some(judged) = guesses.join_next().await {
+        assert_eq!(
+            judged.unwrap().unwrap_err().kind,
+            RefusalKind::BadCredential
+        );
+    }
+    // So many at a time, and ten that are wrong.
+    let asked = server.asked().len();
+    assert!((64..74).contains(&asked), "{asked}");
 }

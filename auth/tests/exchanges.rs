@@ -397,6 +397,36 @@ fn guessing_is_slowed_down_and_refused_and_a_certificate_is_not_asked() {
 }
 
 #[test]
+fn proofs_of_exchanges_that_began_at_once_are_counted_all_the_same() {
+    let setting = Setting::new();
+    let says = |exchange, data: &str, number| {
+        let attempt = Attempt {
+            exchange,
+            peer: Some("192.0.2.1:1".parse().unwrap()),
+            ..enhanced("SCRAM-SHA-256", Some(data.as_bytes()), number)
+        };
+        step(&setting.desk, &attempt)
+    };
+    let (guesser, owner) = (scram("anna", "wrong"), scram("anna", "secret"));
+    let first = owner.first();
+    let begun: Vec<_> = (0..13)
+        .map(|exchange| challenged(says(exchange, &first, 0)))
+        .collect();
+    for (exchange, challenge) in (0..).zip(&begun) {
+        let right = exchange == 12;
+        let client = if right { &owner } else { &guesser };
+        let (last, _) = client.last(challenge);
+        let (_, reason) = refused(says(exchange, &last, 1));
+        let word = if exchange < 10 {
+            "is wrong"
+        } else {
+            "too many"
+        };
+        assert!(reason.contains(word), "{exchange}: {reason}");
+    }
+}
+
+#[test]
 fn a_client_may_name_itself_as_its_token_does_whoever_the_issuer_is() {
     let setting = Setting::new();
     let path = file(

@@ -5,12 +5,14 @@
 mod common;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use common::{ask, desk, principal, with_password};
+use common::{ask, desk, judge, principal, with_password};
 use portcullis_auth::{Desk, Settings, password};
-use portcullis_core::hook::{Authenticator, RefusalKind, Standing, Use};
+use portcullis_core::hook::{Attempt, Authenticator, RefusalKind, Standing, Use};
 use portcullis_core::secret::Secret;
 use proptest::prelude::*;
+use tokio::task::JoinSet;
 
 struct Setting {
     _directory: tempfile::TempDir,
@@ -123,6 +125,49 @@ fn many_who_share_a_password_come_back_for_the_price_of_a_few_hashes() {
     });
     // As many as there are slots: they began before the first was proved.
     assert!(desk.password_hashes() <= 4, "{}", desk.password_hashes());
+}
+
+#[test]
+fn guesses_that_are_made_at_once_are_counted_all_the_same() {
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    let desk = Arc::new(setting.desk());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let comes = |password: &'static str| {
+        let desk = Arc::clone(&desk);
+        async move {
+            let attempt = Attempt {
+                peer: Some(([192, 0, 2, 1], 1).into()),
+                ..with_password(Some("anna"), password)
+            };
+            judge(&desk, &attempt).await
+        }
+    };
+    let reasons = runtime.block_on(async {
+        // The last one knows it, and it is not looked at any more.
+        let mut guesses: JoinSet<_> = (0..40).map(|_| comes("guess")).collect();
+        guesses.spawn(comes("one"));
+        guesses.join_all().await
+    });
+    let reasons: Vec<_> = reasons
+        .into_iter()
+        .map(|it| it.unwrap_err().reason)
+        .collect();
+    let wrong = reasons
+        .iter()
+        .filter(|why| why.contains("is wrong"))
+        .count();
+    let refused = reasons
+        .iter()
+        .filter(|why| why.contains("too many"))
+        .count();
+    assert_eq!(wrong + refused, 41, "{reasons:?}");
+    // Those that were being hashed when the tenth was wrong are judged too.
+    assert!((10..14).contains(&wrong), "{wrong}");
+    assert_eq!(desk.password_hashes(), wrong as u64);
 }
 
 #[test]
