@@ -320,3 +320,45 @@ proptest! {
         }
     }
 }
+
+/// A broker that runs as another user than the one who edits must be able to read the file on.
+#[test]
+fn an_edited_file_belongs_to_whom_it_belonged_and_others_never_get_in() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    // Only root may give a file away; elsewhere it stays the editor's.
+    let _ = chown(&setting.path, Some(12_345), Some(12_346));
+    let before = std::fs::metadata(&setting.path).unwrap();
+    for (mode, after) in [
+        (0o600, 0o600),
+        (0o640, 0o640),
+        (0o666, 0o640),
+        (0o400, 0o600),
+    ] {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&setting.path, mode).unwrap();
+        setting.set("otto", "two");
+        let now = std::fs::metadata(&setting.path).unwrap();
+        assert_eq!(now.mode() & 0o777, after);
+        assert_eq!((now.uid(), now.gid()), (before.uid(), before.gid()));
+    }
+}
+
+#[test]
+fn only_a_regular_file_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let link = directory.path().join("users.passwd");
+    std::os::unix::fs::symlink(&socket, &link).unwrap();
+    for path in [&*socket, &*link, directory.path()] {
+        let error = password::set(path, "anna", Secret::new(b"x")).unwrap_err();
+        assert!(error.to_string().contains("not a regular file"), "{error}");
+    }
+    // One that is not there is made for a new user, and has nobody to remove.
+    let new = directory.path().join("new.passwd");
+    let error = password::delete(&new, "anna").unwrap_err().to_string();
+    assert!(error.contains("no such file"), "{error}");
+    password::set(&new, "anna", Secret::new(b"x")).unwrap();
+}

@@ -1,6 +1,6 @@
 //! Editing a password file in one step: a new file beside it, synced, then renamed over it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::der::hex;
 use crate::{Error, file};
 
 /// Gives `user` this password, as a new user or instead of the old one. The file is made if it is
-/// not there, and readable by its owner alone.
+/// not there, and readable by its owner alone; one that is there keeps its owner and group.
 ///
 /// # Errors
 ///
@@ -115,10 +115,25 @@ fn edit(
     // Two edits at once would lose one. The lock ends with the handle.
     directory_handle.lock().map_err(|error| failed(&error))?;
 
-    let old = if create && !target.exists() {
-        Vec::new()
-    } else {
-        file::read(&target, MAX_FILE)?
+    let before = match fs::metadata(&target) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(Error::file(
+                path,
+                "is not a regular file",
+                "name another one",
+            ));
+        }
+        Ok(metadata) => Some(metadata),
+        Err(error) if create && error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // It says what to do.
+            return file::read(&target, MAX_FILE).map(drop);
+        }
+        Err(error) => return Err(failed(&error)),
+    };
+    let old = match before {
+        None => Vec::new(),
+        Some(_) => file::read(&target, MAX_FILE)?,
     };
     let text = String::from_utf8(old)
         .map_err(|_| Error::file(path, "is not UTF-8", "write it with portcullis passwd"))?;
@@ -135,18 +150,24 @@ fn edit(
     let mut text = lines.join("\n");
     text.push('\n');
     Users::parse(path, text.as_bytes())?;
-    replace(&target, &directory, text.as_bytes()).map_err(|error| failed(&error))?;
+    replace(&target, before.as_ref(), &directory, text.as_bytes())
+        .map_err(|error| failed(&error))?;
     directory_handle.sync_all().map_err(|error| failed(&error))
 }
 
-fn replace(target: &Path, directory: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(
+    target: &Path,
+    before: Option<&Metadata>,
+    directory: &Path,
+    bytes: &[u8],
+) -> io::Result<()> {
     let mut random = [0; 8];
     rand::fill(&mut random).map_err(|_| io::Error::other("no random name"))?;
     let mut new = directory.join(format!(".passwd-{}.new", hex(&random)));
     if new == target {
         new.set_extension("newer");
     }
-    let written = write_new(&new, bytes).and_then(|()| fs::rename(&new, target));
+    let written = write_new(&new, before, bytes).and_then(|()| fs::rename(&new, target));
     if written.is_err() {
         // Nothing more can be done; the first error is the one that matters.
         let _ = fs::remove_file(&new);
@@ -154,7 +175,9 @@ fn replace(target: &Path, directory: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// The new file belongs to whom the old one belonged, and its group may read it if it could: a
+/// broker that runs as another user than the one who edits must not lose its users by that.
+fn write_new(path: &Path, before: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -163,6 +186,16 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
         options.mode(0o600);
     }
     let mut file = options.open(path)?;
+    #[cfg(unix)]
+    if let Some(before) = before {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (before.uid(), before.gid()) {
+            fchown(&file, Some(before.uid()), Some(before.gid()))?;
+        }
+        let group = before.mode() & 0o040;
+        file.set_permissions(fs::Permissions::from_mode(0o600 | group))?;
+    }
     file.write_all(bytes)?;
     file.sync_all()
 }
