@@ -63,6 +63,17 @@ pub(super) fn replace(path: &Path, contents: &[u8]) -> Result<(), Error> {
     write_new(path, contents, PUBLIC)
 }
 
+/// Holds a directory of keys while something is made in it. Two commands at once would otherwise lose
+/// a revocation, or leave the certificate of one beside the key of the other.
+///
+/// # Errors
+///
+/// What the system says.
+pub(super) fn lock(directory: &Path) -> Result<File, Error> {
+    let locked = File::open(directory).and_then(|handle| handle.lock().map(|()| handle));
+    locked.map_err(io_error(directory))
+}
+
 /// Whether there is a file; what cannot be told is an error, lest it be overwritten.
 ///
 /// # Errors

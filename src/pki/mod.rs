@@ -36,10 +36,11 @@ use rcgen::{
 };
 use thiserror::Error;
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 use zeroize::Zeroizing;
 
 pub use files::{PRIVATE, PUBLIC, exists, make_directory, write_new};
-use files::{read_bytes, read_text, replace};
+use files::{lock, read_bytes, read_text, replace};
 use token::unix_seconds;
 pub use token::{TokenIssuer, random_jti, token_end};
 
@@ -127,6 +128,7 @@ impl Pki {
     ///
     /// Files that cannot be written.
     pub fn ca(&self) -> Result<Made, Error> {
+        let _lock = lock(&self.directory)?;
         let certificate = self.certificate_path("ca");
         if exists(&certificate)? {
             return Ok(Made::Kept);
@@ -193,12 +195,14 @@ impl Pki {
     ///
     /// # Errors
     ///
-    /// No such certificate, a CA that is missing or broken, files that cannot be written.
+    /// No such certificate, one of another CA, a CA that is missing or broken, files that cannot be
+    /// written.
     pub fn revoke(&self, name: &str) -> Result<Made, Error> {
         if !is_name(name) {
             return Err(Error::Name(name.to_owned()));
         }
-        let serial = certificate_serial(&self.certificate_path(name))?;
+        let _lock = lock(&self.directory)?;
+        let serial = self.issued_serial(name)?;
         let mut revoked = self.revoked()?;
         let made = if revoked.iter().any(|known| known.serial == serial) {
             Made::Kept
@@ -212,8 +216,26 @@ impl Pki {
             replace(&self.revoked_path(), lines.as_bytes())?;
             Made::New
         };
-        self.crl()?;
+        self.make_crl()?;
         Ok(made)
+    }
+
+    /// The serial number of the certificate of `name`, if this CA issued it: the number of another
+    /// CA's would revoke somebody else, or nobody.
+    fn issued_serial(&self, name: &str) -> Result<Vec<u8>, Error> {
+        const REMEDY: &str = "ask the CA that issued it to revoke it";
+        let path = self.certificate_path(name);
+        let ca = self.certificate_path("ca");
+        let subject = first_certificate(&ca, |ca| ca.subject().as_raw().to_vec())?;
+        let (issuer, serial) = first_certificate(&path, |leaf| {
+            (leaf.issuer().as_raw().to_vec(), leaf.raw_serial().to_vec())
+        })?;
+        if issuer == subject {
+            Ok(serial)
+        } else {
+            let why = format!("not a certificate of {}", ca.display());
+            Err(broken(&path, why, REMEDY))
+        }
     }
 
     /// Makes `ca.crl`, signed by the CA, with everything that was revoked; it counts for
@@ -223,6 +245,11 @@ impl Pki {
     ///
     /// A CA that is missing or broken, files that cannot be read or written.
     pub fn crl(&self) -> Result<usize, Error> {
+        let _lock = lock(&self.directory)?;
+        self.make_crl()
+    }
+
+    fn make_crl(&self) -> Result<usize, Error> {
         let revoked = self.revoked()?;
         let certificate = |entry: &Revoked| RevokedCertParams {
             serial_number: SerialNumber::from_slice(&entry.serial),
@@ -279,6 +306,7 @@ impl Pki {
         purpose: ExtendedKeyUsagePurpose,
         alternative_names: impl FnOnce() -> Result<Vec<SanType>, Error>,
     ) -> Result<Made, Error> {
+        let _lock = lock(&self.directory)?;
         let certificate = self.certificate_path(name);
         if exists(&certificate)? {
             return Ok(Made::Kept);
@@ -372,22 +400,22 @@ impl Revoked {
 ///
 /// A file that cannot be read or does not begin with a certificate.
 pub fn certificate_end(path: &Path) -> Result<SystemTime, Error> {
+    first_certificate(path, |certificate| {
+        certificate.validity().not_after.to_datetime().into()
+    })
+}
+
+/// What the first certificate in a PEM file says.
+fn first_certificate<T>(
+    path: &Path,
+    look: impl FnOnce(&X509Certificate<'_>) -> T,
+) -> Result<T, Error> {
     const REMEDY: &str = "name a PEM file with a certificate";
     let bytes = read_bytes(path)?;
     let no_certificate = || broken(path, "not a certificate".to_owned(), REMEDY);
     let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| no_certificate())?;
     let certificate = pem.parse_x509().map_err(|_| no_certificate())?;
-    Ok(certificate.validity().not_after.to_datetime().into())
-}
-
-/// The serial number of the first certificate in a PEM file.
-fn certificate_serial(path: &Path) -> Result<Vec<u8>, Error> {
-    const REMEDY: &str = "name a client that pki client has made";
-    let bytes = read_bytes(path)?;
-    let no_certificate = || broken(path, "not a certificate".to_owned(), REMEDY);
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| no_certificate())?;
-    let certificate = pem.parse_x509().map_err(|_| no_certificate())?;
-    Ok(certificate.raw_serial().to_vec())
+    Ok(look(&certificate))
 }
 
 /// The names by which clients on this machine and around it may call the server: `localhost`, the

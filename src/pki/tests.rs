@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use rcgen::PublicKeyData as _;
 use serde_json::{Value, json};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::*;
@@ -14,9 +15,7 @@ fn day(day: u64) -> SystemTime {
 }
 
 fn with<T>(path: &Path, look: impl FnOnce(&X509Certificate<'_>) -> T) -> T {
-    let bytes = fs::read(path).unwrap();
-    let (_, pem) = parse_x509_pem(&bytes).unwrap();
-    look(&pem.parse_x509().unwrap())
+    first_certificate(path, look).unwrap()
 }
 
 fn made() -> (tempfile::TempDir, Pki) {
@@ -189,6 +188,46 @@ fn what_is_revoked_stays_on_every_later_list_and_the_broker_goes_by_it() {
     fs::write(pki.revoked_path(), "x\n").unwrap();
     let error = pki.revoke("c").unwrap_err().to_string();
     assert!(error.contains("revoked.txt: line 1"), "{error}");
+}
+
+#[test]
+fn what_is_made_at_once_fits_together_and_loses_no_revocation() {
+    let (_directory, pki) = made();
+    let names: Vec<_> = (0..8).map(|number| format!("device-{number}")).collect();
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| pki.client("shared").unwrap());
+            scope.spawn(|| pki.client(name).unwrap());
+        }
+    });
+    let key = KeyPair::from_pem(&fs::read_to_string(pki.key_path("shared")).unwrap()).unwrap();
+    with(&pki.certificate_path("shared"), |leaf| {
+        assert_eq!(leaf.public_key().raw, key.subject_public_key_info());
+    });
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(|| pki.revoke(name).unwrap());
+        }
+    });
+    assert_eq!(pki.crl().unwrap(), names.len());
+}
+
+#[test]
+fn only_what_the_ca_issued_is_revoked() {
+    let ((_one, pki), (_other, other)) = (made(), made());
+    other.client("device-1").unwrap();
+    fs::copy(
+        other.certificate_path("device-1"),
+        pki.certificate_path("device-1"),
+    )
+    .unwrap();
+    let error = pki.revoke("device-1").unwrap_err().to_string();
+    assert!(
+        error.contains("device-1.pem: not a certificate of"),
+        "{error}"
+    );
+    assert_eq!(pki.crl().unwrap(), 0);
+    assert_eq!(other.revoke("device-1").unwrap(), Made::New);
 }
 
 #[test]

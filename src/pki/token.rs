@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
-use super::files::{PRIVATE, PUBLIC, exists, make_directory, read_text, write_new};
+use super::files::{PRIVATE, PUBLIC, exists, lock, make_directory, read_text, write_new};
 use super::{Error, Made, REMAKE, broken};
 
 /// An issuer of tokens: `issuer.key` (Ed25519, PKCS#8) and `issuer.pub` in a directory.
@@ -30,6 +30,7 @@ impl TokenIssuer {
         let issuer = Self {
             directory: directory.to_owned(),
         };
+        let _lock = lock(directory)?;
         let key_path = issuer.key_path();
         if !exists(&key_path)? {
             let key = generate_ed25519().map_err(|error| Error::Crypto {
