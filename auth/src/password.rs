@@ -121,12 +121,31 @@ impl Users {
                 path.display()
             ));
         }
+        let odd = |verifier: &Verifier| {
+            verifier.iterations != users.scram_iterations || verifier.salt.len() != Verifier::SALT
+        };
+        let mut verifiers = users.lines.values().filter_map(|line| line.scram.as_ref());
+        if verifiers.any(odd) {
+            warnings.push(format!(
+                "{}: the SCRAM verifiers do not all have the same iterations and length of salt, so that a challenge tells users apart; set the odd passwords again",
+                path.display()
+            ));
+        }
         Ok((users, warnings))
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| Error::file(path, "is not UTF-8", "write it with portcullis passwd"))?;
+        if text.starts_with('\u{feff}') {
+            // It would be the beginning of somebody's name.
+            return Err(Error::line(
+                path,
+                1,
+                "the file begins with a byte order mark",
+                "save it as UTF-8 without one",
+            ));
+        }
         let mut lines: HashMap<Box<str>, Arc<Line>> = HashMap::new();
         let mut costs: HashMap<Cost, usize> = HashMap::new();
         let mut iterations: HashMap<u32, usize> = HashMap::new();
@@ -408,6 +427,16 @@ mod tests {
             assert_eq!(error.line_number(), Some(2), "{line:?}: {error}");
             assert!(error.to_string().contains(word), "{line:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_nobodys_name() {
+        let error = parse(&format!(
+            "\u{feff}anna:$argon2id$v=19$m=19456,t=2,p=1${TAIL}"
+        ));
+        let error = error.unwrap_err();
+        assert_eq!(error.line_number(), Some(1));
+        assert!(error.to_string().contains("byte order mark"), "{error}");
     }
 
     #[test]

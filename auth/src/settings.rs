@@ -1,7 +1,7 @@
 //! `[auth]` of portcullis.toml, as the desk uses it. The configuration layer parses the file and
 //! resolves paths; the rules between fields are checked here, in [`Settings::check`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -418,6 +418,14 @@ impl Settings {
                 ));
             }
         }
+        for (of, url, connection) in self.connections() {
+            if connection.identity.is_some() && !url.uses_tls() {
+                return Err(Error::setting(
+                    format!("{of}: there is a tls-certificate, and the address is not https"),
+                    "use https, or remove tls-certificate and tls-key: nobody would see them",
+                ));
+            }
+        }
         for one in &self.webhooks {
             if !one.passwords && !one.tokens {
                 return Err(Error::setting(
@@ -427,6 +435,43 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// What is asked over HTTP.
+    fn connections(&self) -> impl Iterator<Item = (String, &Url, &Connection)> {
+        let keys = self
+            .issuers
+            .iter()
+            .filter_map(|issuer| match &issuer.source {
+                KeySource::JwksUrl(from) => Some((
+                    format!("auth.jwt {:?}", issuer.name),
+                    &from.url,
+                    &from.connection,
+                )),
+                KeySource::JwksFile(_) | KeySource::KeyFile(_) => None,
+            });
+        let introspection = self.introspection.iter().map(|one| {
+            let of = format!("auth.introspection {:?}", one.name);
+            (of, &one.url, &one.connection)
+        });
+        let webhooks = self.webhooks.iter().map(|one| {
+            let of = format!("auth.webhook {:?}", one.name);
+            (of, &one.url, &one.connection)
+        });
+        keys.chain(introspection).chain(webhooks)
+    }
+
+    /// Files with what proves the broker to others.
+    pub(crate) fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let keys = self.connections().filter_map(|(_, _, connection)| {
+            let (_, key) = connection.identity.as_ref()?;
+            Some(key.as_path())
+        });
+        let introspection = self.introspection.iter();
+        let introspection = introspection.filter_map(|one| Some(one.client.as_ref()?.1.as_path()));
+        let webhooks = self.webhooks.iter();
+        let webhooks = webhooks.filter_map(|one| one.secret_file.as_deref());
+        keys.chain(introspection).chain(webhooks)
     }
 
     fn check_issuer(&self, issuer: &IssuerSettings) -> Result<(), Error> {

@@ -10,7 +10,7 @@ mod common;
 mod server;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -251,16 +251,27 @@ async fn who_asks_may_prove_itself_with_a_certificate() {
     }
 }
 
-#[test]
-fn a_certificate_that_the_broker_shows_is_warned_of_as_it_nears_its_end() {
+/// What the broker proves itself by: `own.pem`, for 300 days, `own.key` and `secret`; and `ca.pem`.
+fn proofs() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let own = Ca::root("brokers").client("portcullis", |params| params.not_after = at(300));
-    let path = |name: &str, text: &str| file(directory.path(), name, text);
-    let identity = (path("own.pem", &own.pem), path("own.key", &own.key_pem));
-    let url = Url::parse("https://localhost/x").unwrap();
+    for (name, text) in [
+        ("own.pem", &*own.pem),
+        ("own.key", &own.key_pem),
+        ("secret", "s\n"),
+        ("ca.pem", &Ca::root("ca").pem),
+    ] {
+        file(directory.path(), name, text);
+    }
+    directory
+}
+
+/// Who asks servers, and shows the certificate of this directory or does not.
+fn who_asks(url: &str, here: &Path, shows: bool) -> Settings {
+    let url = Url::parse(url).unwrap();
     let connection = Connection {
-        identity: Some(identity),
-        ..connection(path("ca.pem", &Ca::root("ca").pem))
+        identity: shows.then(|| (here.join("own.pem"), here.join("own.key"))),
+        ..connection(here.join("ca.pem"))
     };
     let keys = JwksUrl {
         connection: connection.clone(),
@@ -268,19 +279,77 @@ fn a_certificate_that_the_broker_shows_is_warned_of_as_it_nears_its_end() {
     };
     let mut issuer = issuer_settings("id", KeySource::JwksUrl(keys));
     issuer.allowed_roles = Some(vec![]);
-    let desk = desk(Settings {
+    Settings {
         issuers: vec![issuer],
         introspection: vec![IntrospectionSettings {
             connection: connection.clone(),
             allowed_roles: Some(vec![]),
-            ..introspection("oauth", url.clone(), None)
+            ..introspection("oauth", url.clone(), Some(&here.join("secret")))
         }],
         webhooks: vec![WebhookSettings {
             connection,
+            secret_file: Some(here.join("secret")),
             ..webhook("hook", url)
         }],
         ..Settings::default()
-    });
+    }
+}
+
+#[test]
+fn a_secret_of_the_brokers_that_others_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let proofs = proofs();
+    let settings = who_asks("https://localhost/x", proofs.path(), true);
+    for (mode, keys, secrets) in [(0o600, 0, 0), (0o640, 0, 0), (0o644, 3, 2)] {
+        for name in ["own.key", "secret"] {
+            let mode = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(proofs.path().join(name), mode).unwrap();
+        }
+        let (_, warnings) = Desk::open(settings.clone()).unwrap();
+        let named = |name: &str| warnings.iter().filter(|text| text.contains(name)).count();
+        assert_eq!((named("own.key:"), named("secret:")), (keys, secrets));
+        assert_eq!(warnings.len(), keys + secrets, "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_nobody_would_see_is_refused() {
+    let proofs = proofs();
+    let with = who_asks("http://127.0.0.1:1/x", proofs.path(), true);
+    let without = who_asks("http://127.0.0.1:1/x", proofs.path(), false);
+    Desk::open(without.clone()).map(drop).unwrap();
+    let change = |change: &dyn Fn(&mut Settings)| {
+        let mut settings = without.clone();
+        change(&mut settings);
+        settings
+    };
+    for (settings, of) in [
+        (
+            change(&|it| it.issuers.clone_from(&with.issuers)),
+            "auth.jwt",
+        ),
+        (
+            change(&|it| it.introspection.clone_from(&with.introspection)),
+            "auth.introspection",
+        ),
+        (
+            change(&|it| it.webhooks.clone_from(&with.webhooks)),
+            "auth.webhook",
+        ),
+    ] {
+        let errors = Desk::open(settings).map(drop).unwrap_err();
+        let error = errors[0].to_string();
+        assert!(
+            error.starts_with(of) && error.contains("not https"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_certificate_that_the_broker_shows_is_warned_of_as_it_nears_its_end() {
+    let proofs = proofs();
+    let desk = desk(who_asks("https://localhost/x", proofs.path(), true));
     let parts = [
         "issuer \"id\"",
         "introspection \"oauth\"",

@@ -362,3 +362,25 @@ fn only_a_regular_file_is_replaced() {
     assert!(error.contains("no such file"), "{error}");
     password::set(&new, "anna", Secret::new(b"x")).unwrap();
 }
+
+#[test]
+fn lines_by_which_a_stranger_could_tell_users_apart_are_a_warning() {
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    setting.set("otto", "two");
+    let text = setting.text();
+    let warnings = || Desk::open(setting.settings()).unwrap().1;
+    assert_eq!(warnings(), [""; 0]);
+    let last = text.lines().last().unwrap();
+    let other = last.replace("otto", "eva");
+    for (odd, word) in [
+        (other.replace("t=2", "t=3"), "do not all cost the same"),
+        (other.replace("$50000$", "$4096$"), "a challenge tells"),
+        (other.replace("$50000$", "$50000$AAAA"), "a challenge tells"),
+    ] {
+        std::fs::write(&setting.path, format!("{text}{odd}\n")).unwrap();
+        let warnings = warnings();
+        assert_eq!(warnings.len(), 1, "{odd}: {warnings:?}");
+        assert!(warnings[0].contains(word), "{warnings:?}");
+    }
+}

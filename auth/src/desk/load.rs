@@ -8,7 +8,7 @@ use crate::introspection::Introspector;
 use crate::jwt::Issuer;
 use crate::password::Users;
 use crate::webhook::Webhook;
-use crate::{Error, Settings};
+use crate::{Error, Settings, file};
 
 impl State {
     /// Reads everything that `settings` name; what is broken stays as `old` has it. The second is
@@ -57,6 +57,7 @@ impl State {
             };
             note("deny-fingerprints".to_owned(), error);
         }
+        warnings.extend(next.settings.secret_files().filter_map(file::exposed));
         for settings in &next.settings.issuers {
             let before = old.issuer(&settings.name);
             let error = match Issuer::load(settings, before.map(Arc::as_ref)) {
