@@ -23,7 +23,7 @@ use portcullis_core::hook::{Accepted, Outcome, Principal, Refusal, RefusalKind};
 
 use crate::desk::{Desk, Looked, bad, short};
 use crate::guess::{self, Patience};
-use crate::scram::{self, Challenge, First, Verifier};
+use crate::scram::{self, Challenge, First};
 use crate::{Method, password};
 
 /// The failure of RFC 7628, section 3.2.2: one for all reasons.
@@ -181,8 +181,7 @@ impl Desk {
             return Err(refuse("there is no password file"));
         };
         let known = users.line(&first.name);
-        let stranger =
-            || Verifier::of_stranger(self.hasher.key(), &first.name, users.scram_iterations());
+        let stranger = || users.scram_of_stranger(&first.name);
         let (verifier, line) = match known.map(|line| (line, &line.scram)) {
             Some((line, Some(verifier))) => {
                 let reference = password::Reference {

@@ -23,7 +23,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use argon2::password_hash::phc::PasswordHash;
+use aws_lc_rs::hmac;
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use crate::der::{hex, sha256};
 use crate::scram::Verifier;
@@ -99,6 +101,10 @@ pub(crate) struct Users {
     stranger: Arc<Line>,
     /// What most of its SCRAM verifiers ask for.
     scram_iterations: u32,
+    /// Salts of strangers come from it. A key of the process would change them with each restart, and
+    /// those of users stay: so it comes from what nobody is sent of the first line, which is edited in
+    /// place and seldom.
+    strangers: hmac::Key,
 }
 
 impl Users {
@@ -149,6 +155,7 @@ impl Users {
         let mut lines: HashMap<Box<str>, Arc<Line>> = HashMap::new();
         let mut costs: HashMap<Cost, usize> = HashMap::new();
         let mut iterations: HashMap<u32, usize> = HashMap::new();
+        let mut strangers = None;
         for (number, content) in text
             .split('\n')
             .enumerate()
@@ -160,6 +167,7 @@ impl Users {
             let (user, line) = parse_line(content)
                 .map_err(|(problem, remedy)| Error::line(path, number, problem, remedy))?;
             *costs.entry(line.cost).or_default() += 1;
+            strangers.get_or_insert_with(|| line.key());
             if let Some(verifier) = &line.scram {
                 *iterations.entry(verifier.iterations).or_default() += 1;
             }
@@ -172,7 +180,8 @@ impl Users {
                 ));
             }
         }
-        let Some((usual, _)) = costs.into_iter().max_by_key(|(_, count)| *count) else {
+        let usual = costs.into_iter().max_by_key(|(_, count)| *count);
+        let (Some((usual, _)), Some(strangers)) = (usual, strangers) else {
             return Err(Error::file(
                 path,
                 "has no users",
@@ -186,6 +195,7 @@ impl Users {
         Ok(Self {
             lines,
             scram_iterations,
+            strangers,
             stranger: Arc::new(Line {
                 digest: "".into(),
                 cost: usual,
@@ -208,9 +218,10 @@ impl Users {
         }
     }
 
-    /// What a stranger's challenge has to ask for.
-    pub(crate) fn scram_iterations(&self) -> u32 {
-        self.scram_iterations
+    /// What a stranger of this name is challenged with: the same as long as the file is, also after a
+    /// restart.
+    pub(crate) fn scram_of_stranger(&self, name: &str) -> Verifier {
+        Verifier::of_stranger(&self.strangers, name, self.scram_iterations)
     }
 
     /// The user's line, if there is one.
@@ -325,6 +336,14 @@ fn parse_line(content: &str) -> Result<(&str, Line), Problem> {
         remembered: Mutex::new(None),
     };
     Ok((user, line))
+}
+
+impl Line {
+    /// A key that only who has read the line knows. Its SCRAM salt is sent to everybody who asks.
+    fn key(&self) -> hmac::Key {
+        let secret = Zeroizing::new([&*self.salt, &*self.hash].concat());
+        hmac::Key::new(hmac::HMAC_SHA256, &secret)
+    }
 }
 
 impl Cost {

@@ -209,18 +209,32 @@ fn a_wrong_password_and_an_unknown_user_fail_at_the_same_step() {
         assert_eq!(kind, RefusalKind::BadCredential);
         assert!(reason.contains(word), "{reason}");
     }
-    let challenge = |user| {
+    let challenge = |desk: &Desk, user| {
         let first = scram(user, "").first();
-        let text = challenged(step(
-            &setting.desk,
-            &enhanced("SCRAM-SHA-256", Some(first.as_bytes()), 0),
-        ));
+        let first = enhanced("SCRAM-SHA-256", Some(first.as_bytes()), 0);
+        let text = challenged(step(desk, &first));
         text.split_once(",s=").unwrap().1.to_owned()
     };
-    // The same shape, and the same salt each time.
-    assert_eq!(challenge("nobody"), challenge("nobody"));
-    assert_ne!(challenge("nobody"), challenge("nobody2"));
-    assert_eq!(challenge("nobody").len(), challenge("anna").len());
+    // The same shape, and the same salt each time, after a restart and when others come too.
+    let users = setting.directory.path().join("users.passwd");
+    let restarted = || {
+        desk(Settings {
+            password_file: Some(users.clone()),
+            ..Settings::default()
+        })
+    };
+    let before = ["anna", "nobody"].map(|user| challenge(&setting.desk, user));
+    password::set(&users, "otto", Secret::new(b"other")).unwrap();
+    for desk in [&setting.desk, &restarted()] {
+        for (user, before) in ["anna", "nobody"].iter().zip(&before) {
+            assert_eq!(challenge(desk, user), *before, "{user}");
+        }
+        assert_ne!(challenge(desk, "nobody2"), before[1]);
+    }
+    assert_eq!(before[0].len(), before[1].len());
+    // Who knows the salts that are sent does not know those of strangers.
+    let other = Setting::new();
+    assert_ne!(challenge(&other.desk, "nobody"), before[1]);
 }
 
 #[test]
