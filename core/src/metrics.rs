@@ -84,7 +84,7 @@ metrics! {
     tls_failures: "counter", "TLS handshakes that failed.";
     connect_timeouts: "counter", "Connections that did not reach CONNACK before the connect deadline.";
     connects: "counter", "Clients admitted.";
-    refused_credentials: "counter", "CONNECTs refused for a missing or failed credential.";
+    refused_credentials: "counter", "CONNECTs and re-authentications refused for a missing or failed credential.";
     refused_unavailable: "counter", "CONNECTs refused because a backend did not answer.";
     refused_admission: "counter", "CONNECTs of proven clients that were not admitted.";
     malformed: "counter", "Connections closed for a packet that breaks the protocol.";

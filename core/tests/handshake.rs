@@ -6,14 +6,16 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis_core::broker::Broker;
+use portcullis_core::clock::Now;
 use portcullis_core::gate::{Endpoint, Listener, Transport};
 use portcullis_core::hook::{
-    Accepted, Action, Attempt, Authenticator, Authorizer, BoxFuture, Cover, Credential, Decision,
-    Effort, Grants, Identity, Lease, MessageFacts, Outcome, Principal, Refusal, RefusalKind, Rule,
-    Snapshot, Standing, Use,
+    Accepted, Action, Admission, Arrival, Attempt, Authenticator, Authorizer, BatchFacts,
+    BoxFuture, Cover, Credential, Decision, Effort, Grants, Identity, Lease, MessageFacts, Meter,
+    Outcome, Principal, Refusal, RefusalKind, Rule, Snapshot, Standing, Use, Verdict,
 };
 use portcullis_core::settings::Settings;
 use portcullis_core::topic::{TopicFilter, TopicName};
@@ -71,6 +73,56 @@ fn refused(kind: RefusalKind) -> Outcome {
     Outcome::Refused(Refusal::new(kind, "not like this"))
 }
 
+/// Admits everybody, and counts whose credentials were bad.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Admission for Count {
+    fn name(&self) -> &'static str {
+        "count"
+    }
+
+    fn arrive(&self, _: &Arrival<'_>, _: Now) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn attempt(&self, _: &Arrival<'_>, _: Option<&str>, _: Now) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn admit(&self, _: &Snapshot, _: Now) -> Verdict {
+        Verdict::Admit
+    }
+
+    fn failed(&self, arrival: &Arrival<'_>, _: Option<&Principal>, _: Now) {
+        assert_eq!(
+            (arrival.address, arrival.listener),
+            (Some([127, 0, 0, 1].into()), "test")
+        );
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn watch(&self, _: &Snapshot, _: Now) -> Box<dyn Meter> {
+        Box::new(Free)
+    }
+
+    fn in_good_standing(&self, _: &Snapshot, _: Now) -> bool {
+        true
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+}
+
+struct Free;
+
+impl Meter for Free {
+    fn batch(&mut self, _: &BatchFacts, _: Now) -> Verdict {
+        Verdict::Admit
+    }
+}
+
 /// Allows everything but to receive what is published to `secret`.
 struct Everything;
 
@@ -115,11 +167,13 @@ struct Running {
     runtime: tokio::runtime::Runtime,
     broker: Broker,
     address: SocketAddr,
+    failures: Arc<Count>,
 }
 
 impl Running {
     fn new(settings: Settings) -> Self {
         let runtime = tokio::runtime::Runtime::new().unwrap();
+        let failures = Arc::new(Count::default());
         let broker = runtime.block_on(async {
             Broker::builder()
                 .settings(settings)
@@ -133,6 +187,7 @@ impl Running {
                 })
                 .authenticator(Arc::new(Door))
                 .authorizer(Arc::new(Everything))
+                .admission(Arc::clone(&failures) as Arc<dyn Admission>)
                 .start()
                 .unwrap()
         });
@@ -141,6 +196,7 @@ impl Running {
             runtime,
             broker,
             address,
+            failures,
         }
     }
 
@@ -549,6 +605,35 @@ fn an_auth_that_is_not_the_next_step_ends_the_connection() {
         .write_all(&auth(0x19, b"ECHO", b"more").repeat(2))
         .unwrap();
     assert_eq!(rest(&mut stream), b"\xe0\x02\x82\x00");
+}
+
+#[test]
+fn a_bad_credential_counts_against_its_address_at_connect_and_at_renewal() {
+    let running = Running::new(Settings::default());
+    let counted = |running: &Running| {
+        let counted = running.failures.0.load(Ordering::SeqCst) as u64;
+        assert_eq!(
+            running.broker.metrics().refused_credentials.value(),
+            counted
+        );
+        counted
+    };
+    let mut stream = asked(&running);
+    stream.write_all(&auth(0x18, b"ECHO", b"no")).unwrap();
+    rest(&mut stream);
+    assert_eq!(counted(&running), 1);
+    let mut stream = let_in(&running);
+    stream.write_all(&auth(0x19, b"ECHO", b"ok")).unwrap();
+    next(&mut stream);
+    assert_eq!(counted(&running), 1);
+    stream.write_all(&auth(0x19, b"ECHO", b"no")).unwrap();
+    assert_eq!(rest(&mut stream), b"\xe0\x02\x87\x00");
+    assert_eq!(counted(&running), 2);
+    // A protocol error is no guess.
+    let mut stream = let_in(&running);
+    stream.write_all(&auth(0x18, b"ECHO", b"no")).unwrap();
+    rest(&mut stream);
+    assert_eq!(counted(&running), 2);
 }
 
 #[test]

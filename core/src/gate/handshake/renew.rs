@@ -9,8 +9,8 @@ use crate::connection::{Connection, End};
 use crate::engine::{Close, Engine};
 use crate::guard::Subject;
 use crate::hook::{
-    Accepted, Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind, Snapshot,
-    StopClock, Use,
+    Accepted, Arrival, Attempt, BoxFuture, ClientCertificate, Outcome, Refusal, RefusalKind,
+    Snapshot, StopClock, Use,
 };
 use crate::secret::Secret;
 use crate::wire::{Connect, ReasonCode, Version};
@@ -60,6 +60,24 @@ struct RenewalFacts {
     certificate: Option<ClientCertificate>,
     method: Box<str>,
     username: Option<Box<str>>,
+}
+
+impl RenewalFacts {
+    /// Counts a bad credential against its address, as one of a CONNECT: whoever has a good one of his
+    /// own must not guess those of others by renewing.
+    fn refused(&self, refusal: &Refusal, now: Now) {
+        if refusal.kind != RefusalKind::BadCredential {
+            return;
+        }
+        let arrival = Arrival {
+            address: self.peer.map(|peer| peer.ip().to_canonical()),
+            listener: &self.listener,
+            proven: false,
+        };
+        self.engine.metrics.refused_credentials.inc();
+        let claimed = refusal.claimed.as_ref();
+        self.engine.modules.failed(&arrival, claimed, now);
+    }
 }
 
 /// Re-authentication of a live connection (5.0, section 4.12.1).
@@ -177,7 +195,10 @@ impl Renew for Renewal {
                 connection.challenge(&challenge)
             }
             Outcome::Accepted(accepted) => self.renewed(connection, &accepted, now),
-            Outcome::Refused(refusal) => Err(end(format!("re-authentication: {}", refusal.reason))),
+            Outcome::Refused(refusal) => {
+                self.gate.refused(&refusal, now);
+                Err(end(format!("re-authentication: {}", refusal.reason)))
+            }
             Outcome::Continue(_) | Outcome::NotMine => {
                 Err(end("re-authentication did not end".to_owned()))
             }
