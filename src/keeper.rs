@@ -6,55 +6,74 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use portcullis_acl::Policy;
+use portcullis_acl::{Acl, Policy};
 use portcullis_core::clock::Now;
-use portcullis_core::hook::{Event, Observer, Snapshot, Tally};
-use portcullis_core::metrics::Metrics;
+use portcullis_core::hook::{
+    Action, Cover, Effort, Event, Grants as _, MessageFacts, Observer, Snapshot, Tally,
+};
+use portcullis_core::topic::{TopicFilter, TopicLimits, TopicName};
+use portcullis_core::wire::QoS;
 
 use crate::config::Rate;
-use crate::rollback::Rollback;
+use crate::rollback::{Jump, Rollback};
 use crate::run::Running;
 use crate::shadow;
 
 /// How exact time windows are.
 const TICK: Duration = Duration::from_secs(1);
+/// Work to find out whether a subscription was lost by a change; what takes more is not counted.
+const EFFORT: u32 = 1 << 16;
+/// What was refused has passed the limits of the broker, which are narrower.
+const LONGEST: TopicLimits = TopicLimits {
+    length: u16::MAX as usize,
+    levels: u16::MAX as usize,
+};
 /// Between two looks at what ends soon, in ticks.
 const REMIND: u32 = 5;
 
 /// Changes the policy, one at a time, and takes a change back when denials jump.
 #[derive(Debug)]
 pub struct Keeper {
+    acl: Arc<Acl>,
     kept: Mutex<Kept>,
-    suspended: AtomicU64,
+    /// Held for a moment only, and after `kept` where both are: whoever is denied something comes
+    /// by here, also while a sweep is under way.
+    watch: Mutex<Watch>,
     rollbacks: AtomicU64,
     learned: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Kept {
-    /// `[acl] rollback-denials`
-    threshold: Option<Rate>,
-    rollback: Rollback,
-    /// What was in force before the last change.
-    previous: Option<Arc<Policy>>,
     summary: shadow::Summary,
     /// The listeners that are known to learn.
     learning: Vec<String>,
 }
 
+#[derive(Debug)]
+struct Watch {
+    /// `[acl] rollback-denials`
+    threshold: Option<Rate>,
+    rollback: Rollback,
+    /// The last policy that has proved itself; while a change is watched.
+    before: Option<Arc<Acl>>,
+}
+
 impl Keeper {
     /// With this threshold no change is kept that makes denials jump over it; `None`: every one is.
     #[must_use]
-    pub fn new(threshold: Option<Rate>) -> Self {
+    pub fn new(acl: Arc<Acl>, threshold: Option<Rate>) -> Self {
         Self {
+            acl,
             kept: Mutex::new(Kept {
-                threshold,
-                rollback: Rollback::default(),
-                previous: None,
                 summary: shadow::Summary::default(),
                 learning: Vec::new(),
             }),
-            suspended: AtomicU64::new(0),
+            watch: Mutex::new(Watch {
+                threshold,
+                rollback: Rollback::default(),
+                before: None,
+            }),
             rollbacks: AtomicU64::new(0),
             learned: AtomicU64::new(0),
         }
@@ -62,7 +81,7 @@ impl Keeper {
 
     /// Changes the threshold.
     pub fn set_threshold(&self, threshold: Option<Rate>) {
-        self.kept.lock().threshold = threshold;
+        self.watch.lock().threshold = threshold;
     }
 
     /// How many changes were taken back.
@@ -79,27 +98,46 @@ impl Keeper {
 
     /// Puts a policy in force. The caller sweeps.
     pub fn install(&self, modules: &Running, policy: Policy, now: Now) {
-        let mut kept = self.kept.lock();
-        let denials = self.denials(modules.broker.metrics());
+        // One change at a time.
+        let _kept = self.kept.lock();
+        self.about_to_change(policy.hash(), now);
         modules.audit.set_policy_hash(policy.hash().to_owned());
-        let hash = policy.hash().to_owned();
-        let old = modules.acl.replace(policy);
-        if old.hash() != hash {
-            kept.changed(old, denials, now);
-        }
+        self.acl.replace(policy);
     }
 
     /// Puts the candidate policy in force; its hash, or `None` if there is no candidate. The caller
     /// sweeps.
     pub fn promote(&self, modules: &Running, now: Now) -> Option<String> {
-        let mut kept = self.kept.lock();
-        let denials = self.denials(modules.broker.metrics());
-        let old = modules.acl.promote()?;
-        let hash = modules.acl.policy().hash().to_owned();
+        let _kept = self.kept.lock();
+        let hash = self.acl.differences()?.candidate;
+        self.about_to_change(&hash, now);
+        self.acl.promote()?;
         modules.audit.set_policy_hash(hash.clone());
-        kept.changed(old, denials, now);
         tracing::info!(policy = &*hash, "the candidate policy is in force");
         Some(hash)
+    }
+
+    /// The policy with this hash is about to be put in force: from now on what it denies is watched.
+    fn about_to_change(&self, hash: &str, now: Now) {
+        let old = self.acl.policy();
+        let mut watch = self.watch.lock();
+        if watch.threshold.is_none() || old.hash() == hash {
+            return;
+        }
+        // What has not proved itself is nothing to go back to.
+        let proved = watch.before.take();
+        let before = proved.filter(|_| watch.rollback.is_watching());
+        let before = before.unwrap_or_else(|| {
+            let before = Acl::new(old);
+            before.tick(now.wall);
+            Arc::new(before)
+        });
+        if before.policy().hash() == hash {
+            watch.rollback.done();
+        } else {
+            watch.rollback.changed(now.mono);
+            watch.before = Some(before);
+        }
     }
 
     /// What has to be done once a second. Blocks while sessions are told of a change.
@@ -110,14 +148,9 @@ impl Keeper {
         }
         self.tell_lessons(modules);
         let mut kept = self.kept.lock();
-        let denials = self.denials(modules.broker.metrics());
-        let struck = kept.threshold.and_then(|threshold| {
-            let denials = kept.rollback.observe(threshold, denials, now.mono)?;
-            Some((denials, threshold, kept.previous.take()?))
-        });
-        if let Some((denials, threshold, previous)) = struck {
-            kept.rollback.done();
-            self.take_back(modules, denials, threshold, previous);
+        let struck = self.watch.lock().observe(now);
+        if let Some((jump, threshold, previous)) = struck {
+            self.take_back(modules, jump, threshold, previous);
         }
         if let Some(summary) = kept.summary.due(&modules.acl, now.mono) {
             tracing::warn!("{summary}");
@@ -163,16 +196,20 @@ impl Keeper {
             .observe(&Event::Administration { action: &said });
     }
 
-    fn take_back(&self, modules: &Running, denials: u64, threshold: Rate, previous: Arc<Policy>) {
+    fn take_back(&self, modules: &Running, jump: Jump, threshold: Rate, previous: Arc<Policy>) {
         let hash = previous.hash().to_owned();
         modules.audit.set_policy_hash(hash.clone());
         let bad = modules.acl.replace(previous);
         modules.broker.sweep();
         self.rollbacks.fetch_add(1, Ordering::Relaxed);
+        let Jump {
+            denials,
+            principals,
+        } = jump;
         let why = format!(
-            "policy {} was taken back and {hash} is in force again: {denials} denials within {} s \
-             of it, more than acl.rollback-denials; the files are as they were, and the next \
-             reload tries them again",
+            "policy {} was taken back and {hash} is in force again: within {} s {denials} denials \
+             counted, of {principals} principals, of what {hash} allows: more than \
+             acl.rollback-denials; the files are as they were, and the next reload tries them again",
             bad.hash(),
             threshold.period.as_secs(),
         );
@@ -183,19 +220,96 @@ impl Keeper {
         });
     }
 
-    fn denials(&self, metrics: &Metrics) -> u64 {
-        metrics.publishes_denied.value()
-            + metrics.subscribes_denied.value()
-            + self.suspended.load(Ordering::Relaxed)
+    /// Counts a denial, if it is the change that made it.
+    fn denied(&self, who: &Snapshot, asked: &Asked<'_>) {
+        let before = {
+            let watch = self.watch.lock();
+            watch.before.as_ref().filter(|_| watch.counts(who)).cloned()
+        };
+        if let Some(before) = before
+            && asked.answer(&before, who) > asked.answer(&self.acl, who)
+        {
+            self.watch.lock().count(who);
+        }
     }
 }
 
-impl Kept {
-    fn changed(&mut self, old: Arc<Policy>, denials: u64, now: Now) {
+impl Watch {
+    /// Whether a further denial of somebody counts.
+    fn counts(&self, who: &Snapshot) -> bool {
+        let principal = who.principal();
+        self.threshold
+            .is_some_and(|threshold| self.rollback.counts(threshold, principal.as_str()))
+    }
+
+    fn count(&mut self, who: &Snapshot) {
         if let Some(threshold) = self.threshold {
-            self.rollback.changed(threshold, denials, now.mono);
+            let principal = who.principal();
+            self.rollback.denied(threshold, principal.as_str());
         }
-        self.previous = Some(old);
+    }
+
+    /// What has to be taken back, if something has to, and for what.
+    fn observe(&mut self, now: Now) -> Option<(Jump, Rate, Arc<Policy>)> {
+        let threshold = self.threshold;
+        let jump = threshold.and_then(|threshold| self.rollback.observe(threshold, now.mono));
+        if threshold.is_none() {
+            self.rollback.done();
+        }
+        if self.rollback.is_watching() {
+            return None;
+        }
+        let before = self.before.take()?;
+        Some((jump?, threshold?, before.policy()))
+    }
+}
+
+/// What was denied.
+enum Asked<'a> {
+    Publish(Action, &'a str),
+    Subscribe(&'a str),
+}
+
+/// How much of it a policy allows.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Answer {
+    Nothing,
+    Part,
+    All,
+}
+
+impl Asked<'_> {
+    /// By a policy, for the smallest message. What is unclear is nothing.
+    fn answer(&self, acl: &Acl, who: &Snapshot) -> Answer {
+        let grants = acl.client_grants(who);
+        let message = MessageFacts::smallest(QoS::AtMostOnce);
+        let all = |allowed: bool| {
+            if allowed {
+                Answer::All
+            } else {
+                Answer::Nothing
+            }
+        };
+        match self {
+            Self::Publish(action, topic) => TopicName::new(topic, LONGEST)
+                .map_or(Answer::Nothing, |topic| {
+                    all(grants.decide(*action, topic, &message).is_allowed())
+                }),
+            Self::Subscribe(filter) => {
+                let Ok(filter) = TopicFilter::new(filter, LONGEST) else {
+                    return Answer::Nothing;
+                };
+                let group = filter.share();
+                if group.is_some_and(|group| !grants.share(group).is_allowed()) {
+                    return Answer::Nothing;
+                }
+                match grants.cover(filter, &message, &Effort::new(EFFORT)) {
+                    Cover::Full | Cover::Bounded => Answer::All,
+                    Cover::Partial(_) => Answer::Part,
+                    Cover::Nothing(_) | Cover::Unclear => Answer::Nothing,
+                }
+            }
+        }
     }
 }
 
@@ -205,11 +319,26 @@ impl Observer for Keeper {
     }
 
     fn event(&self, event: &Event<'_>, _now: Now) {
-        if let Event::SubscriptionSuspended {
-            suspended: true, ..
+        if let Event::PublishDenied {
+            who, topic, action, ..
         } = event
         {
-            self.suspended.fetch_add(1, Ordering::Relaxed);
+            let action = match *action {
+                "retain" => Action::Retain,
+                "will" => Action::Will,
+                _ => Action::Publish,
+            };
+            self.denied(who, &Asked::Publish(action, topic));
+        } else if let Event::SubscribeDenied { who, filter, .. } = event {
+            self.denied(who, &Asked::Subscribe(filter));
+        } else if let Event::SubscriptionSuspended {
+            who,
+            suspended: true,
+            ..
+        } = event
+        {
+            // It was covered before.
+            self.watch.lock().count(who);
         }
     }
 

@@ -1,74 +1,125 @@
 //! Automatic rollback: when denials jump after a change of policy, the old policy comes back.
 //!
-//! Only numbers and readings of the clock come in, so a minute takes no time in a test. What is
-//! counted: publishes and subscriptions that the policy refused, and subscriptions that it
-//! suspended. A change is watched for a minute; afterwards it has proved itself.
+//! Only denials and readings of the clock come in, so a minute takes no time in a test. A change is
+//! watched for a minute; afterwards it has proved itself.
+//!
+//! Against whom: everybody can cause denials, and somebody who loses a right by a change would like
+//! to have it taken back. So the caller counts only what the policy before the change allowed
+//! (`keeper`), and of one principal no more than a tenth of the threshold counts here, however
+//! often it is refused and over however many connections.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::config::Rate;
 
 /// How long a change of policy is watched.
 pub const WATCHED: Duration = Duration::from_mins(1);
+/// Most principals that are told apart, 16 bytes each; beyond, nobody new counts.
+const MAX_PRINCIPALS: usize = 1 << 16;
 
-/// Watches denials. Told the running total about once a second.
+/// Watches denials. Asked about once a second.
 #[derive(Debug, Default)]
 pub struct Rollback {
-    /// Readings of one period and the one before it, oldest first.
-    readings: VecDeque<(Instant, u64)>,
     watched: Option<Watch>,
 }
 
 /// A change that is being watched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Watch {
     since: Instant,
-    /// The total at the change.
-    start: u64,
-    /// Whether denials were below the threshold before it.
-    calm: bool,
+    /// Denials that counted so far.
+    total: u64,
+    /// Whose they are. By hash: two principals that share one, by chance, count as one.
+    of: HashMap<u64, u64>,
+    hasher: RandomState,
+    /// Readings of `total` of one period, and the newest before it as its beginning.
+    readings: VecDeque<(Instant, u64)>,
+}
+
+/// A change has to be taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The denials that counted in the last period.
+    pub denials: u64,
+    /// Of how many principals denials were counted since the change.
+    pub principals: usize,
 }
 
 impl Rollback {
-    /// The policy is about to change; `total` is the number of denials so far.
-    pub fn changed(&mut self, threshold: Rate, total: u64, now: Instant) {
-        self.forget(threshold, now);
-        let first = self.readings.front().map_or(total, |(_, first)| *first);
+    /// The policy is about to change.
+    pub fn changed(&mut self, now: Instant) {
         self.watched = Some(Watch {
             since: now,
-            start: total,
-            calm: total.saturating_sub(first) <= threshold.count,
+            total: 0,
+            of: HashMap::new(),
+            hasher: RandomState::new(),
+            readings: VecDeque::from([(now, 0)]),
         });
-        self.readings.clear();
-        self.readings.push_back((now, total));
     }
 
-    /// Stops watching: the change was taken back.
+    /// Stops watching: the change was taken back, or there is nothing to go back to.
     pub fn done(&mut self) {
         self.watched = None;
     }
 
-    /// Takes a reading. `Some` when the change has to be taken back: the denials of the last
-    /// period. It then no longer watches.
-    pub fn observe(&mut self, threshold: Rate, total: u64, now: Instant) -> Option<u64> {
-        self.readings.push_back((now, total));
-        self.forget(threshold, now);
-        let watch = self.watched?;
+    /// Whether a change has not proved itself yet.
+    #[must_use]
+    pub fn is_watching(&self) -> bool {
+        self.watched.is_some()
+    }
+
+    /// Whether a further denial of this principal would count.
+    #[must_use]
+    pub fn counts(&self, threshold: Rate, principal: &str) -> bool {
+        self.watched
+            .as_ref()
+            .is_some_and(|watch| watch.counts(threshold, watch.hasher.hash_one(principal)))
+    }
+
+    /// Somebody was denied what the policy before the change allowed.
+    pub fn denied(&mut self, threshold: Rate, principal: &str) {
+        let Some(watch) = &mut self.watched else {
+            return;
+        };
+        let whose = watch.hasher.hash_one(principal);
+        if watch.counts(threshold, whose) {
+            *watch.of.entry(whose).or_default() += 1;
+            watch.total += 1;
+        }
+    }
+
+    /// Takes a reading. `Some` when the change has to be taken back. It then no longer watches.
+    pub fn observe(&mut self, threshold: Rate, now: Instant) -> Option<Jump> {
+        let watch = self.watched.as_mut()?;
         if now.saturating_duration_since(watch.since) > WATCHED {
             self.watched = None;
             return None;
         }
-        let first = self.readings.front().map_or(total, |(_, first)| *first);
-        let denials = total.saturating_sub(first.max(watch.start));
-        if !watch.calm || denials <= threshold.count {
+        watch.readings.push_back((now, watch.total));
+        watch.forget(threshold, now);
+        let first = watch.readings.front().map_or(0, |(_, first)| *first);
+        let jump = Jump {
+            denials: watch.total.saturating_sub(first),
+            principals: watch.of.len(),
+        };
+        if jump.denials <= threshold.count {
             return None;
         }
         self.watched = None;
-        Some(denials)
+        Some(jump)
+    }
+}
+
+impl Watch {
+    fn counts(&self, threshold: Rate, whose: u64) -> bool {
+        match self.of.get(&whose) {
+            Some(count) => *count < threshold.count / 10,
+            None => self.of.len() < MAX_PRINCIPALS,
+        }
     }
 
-    /// Keeps the readings of the last period, and the newest before it as its beginning.
     fn forget(&mut self, threshold: Rate, now: Instant) {
         while self.readings.len() > 1
             && self
@@ -87,27 +138,19 @@ mod tests {
 
     const LIMIT: Rate = Rate::per_minute(100);
 
-    /// Feeds one reading a second: denials in that second; says in which second it struck.
-    fn strike(limit: Rate, before: &[u64], after: &[u64]) -> Option<usize> {
+    /// In each second some principals are denied something once, other ones in each second; says in
+    /// which second it struck.
+    fn strike(limit: Rate, after: &[usize]) -> Option<usize> {
         let start = Instant::now();
         let mut rollback = Rollback::default();
-        let mut total = 7;
+        rollback.changed(start);
         let mut at = start;
-        assert_eq!(rollback.observe(limit, total, at), None);
-        for denials in before {
-            at += Duration::from_secs(1);
-            total += denials;
-            assert_eq!(
-                rollback.observe(limit, total, at),
-                None,
-                "nothing is watched"
-            );
-        }
-        rollback.changed(limit, total, at);
         for (second, denials) in after.iter().enumerate() {
+            for principal in 0..*denials {
+                rollback.denied(limit, &format!("cert:{second}-{principal}"));
+            }
             at += Duration::from_secs(1);
-            total += denials;
-            if rollback.observe(limit, total, at).is_some() {
+            if rollback.observe(limit, at).is_some() {
                 return Some(second);
             }
         }
@@ -116,47 +159,97 @@ mod tests {
 
     #[test]
     fn a_jump_after_a_change_takes_it_back() {
-        assert_eq!(strike(LIMIT, &[1; 30], &[30; 10]), Some(3));
-        assert_eq!(strike(LIMIT, &[], &[101]), Some(0));
-        assert_eq!(strike(LIMIT, &[0; 200], &[2; 60]), Some(50));
-        assert_eq!(strike(Rate::per_second(10), &[1; 5], &[9, 9, 11]), Some(2));
+        assert_eq!(strike(LIMIT, &[30; 10]), Some(3));
+        assert_eq!(strike(LIMIT, &[101]), Some(0));
+        assert_eq!(strike(LIMIT, &[2; 60]), Some(50));
+        assert_eq!(strike(Rate::per_second(10), &[9, 9, 11]), Some(2));
     }
 
     #[test]
     fn what_is_below_the_threshold_stays() {
-        assert_eq!(strike(LIMIT, &[1; 30], &[1; 120]), None);
-        assert_eq!(strike(LIMIT, &[], &[100]), None);
-        assert_eq!(strike(Rate::per_second(10), &[1; 5], &[10; 60]), None);
-    }
-
-    /// Whoever can cause denials must not be able to have a policy taken back.
-    #[test]
-    fn denials_that_were_high_before_prove_nothing() {
-        assert_eq!(strike(LIMIT, &[5; 60], &[50; 60]), None);
-        assert_eq!(strike(LIMIT, &[200], &[200; 60]), None);
+        assert_eq!(strike(LIMIT, &[1; 120]), None);
+        assert_eq!(strike(LIMIT, &[100]), None);
+        assert_eq!(strike(Rate::per_second(10), &[10; 60]), None);
     }
 
     #[test]
-    fn denials_of_long_ago_do_not_count_as_before() {
-        let mut before = [0; 100];
-        before[..10].fill(100);
-        assert_eq!(strike(LIMIT, &before, &[101]), Some(0));
+    fn nobody_has_a_change_taken_back_alone() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut rollback = Rollback::default();
+        rollback.changed(start);
+        let mut flood = |names: std::ops::Range<u32>, seconds| {
+            for name in names {
+                for _ in 0..1000 {
+                    rollback.denied(LIMIT, &format!("cert:{name}"));
+                }
+            }
+            rollback.observe(LIMIT, at(seconds))
+        };
+        assert_eq!(flood(0..1, 1), None);
+        assert_eq!(flood(0..10, 2), None, "ten of them are a hundred at most");
+        let jump = Jump {
+            denials: 110,
+            principals: 11,
+        };
+        assert_eq!(flood(10..11, 3), Some(jump));
+    }
+
+    #[test]
+    fn small_thresholds_count_each_principal_once() {
+        let start = Instant::now();
+        let limit = Rate::per_minute(2);
+        let mut rollback = Rollback::default();
+        rollback.changed(start);
+        for name in ["cert:a", "cert:a", "cert:b", "cert:a", "cert:b"] {
+            rollback.denied(limit, name);
+        }
+        assert_eq!(rollback.observe(limit, start), None);
+        rollback.denied(limit, "cert:c");
+        let jump = rollback.observe(limit, start).unwrap();
+        assert_eq!((jump.denials, jump.principals), (3, 3));
+    }
+
+    /// Rule 9 of the design.
+    #[test]
+    fn more_principals_than_are_told_apart_take_no_memory() {
+        let start = Instant::now();
+        let limit = Rate::per_minute(1_000_000);
+        let mut rollback = Rollback::default();
+        rollback.changed(start);
+        for name in 0..MAX_PRINCIPALS + 1000 {
+            rollback.denied(limit, &name.to_string());
+        }
+        let watch = rollback.watched.unwrap();
+        assert_eq!(watch.of.len(), MAX_PRINCIPALS);
+        assert_eq!(watch.total, MAX_PRINCIPALS as u64);
     }
 
     #[test]
     fn after_a_minute_a_change_has_proved_itself() {
-        let mut after = vec![0; 61];
+        let mut after = vec![0; 60];
         after.push(1000);
-        assert_eq!(strike(LIMIT, &[], &after), None);
+        assert_eq!(strike(LIMIT, &after), None);
+        after.remove(0);
+        assert_eq!(strike(LIMIT, &after), Some(59));
     }
 
     #[test]
-    fn a_change_is_taken_back_once() {
+    fn nothing_counts_before_a_change_nor_after_it_was_taken_back() {
         let start = Instant::now();
-        let mut rollback = Rollback::default();
-        rollback.changed(LIMIT, 0, start);
+        let limit = Rate::per_minute(1);
         let at = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(rollback.observe(LIMIT, 500, at(1)), Some(500));
-        assert_eq!(rollback.observe(LIMIT, 900, at(2)), None);
+        let mut rollback = Rollback::default();
+        let all_are_denied = |rollback: &mut Rollback, seconds| {
+            for name in 0..100 {
+                rollback.denied(limit, &format!("cert:{name}"));
+            }
+            rollback.observe(limit, at(seconds)).is_some()
+        };
+        assert!(!all_are_denied(&mut rollback, 0));
+        rollback.changed(at(1));
+        assert_eq!(rollback.observe(limit, at(1)), None);
+        assert!(all_are_denied(&mut rollback, 2));
+        assert!(!all_are_denied(&mut rollback, 3), "once");
     }
 }

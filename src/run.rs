@@ -148,7 +148,7 @@ fn start(
     acl.tick(now.wall);
     acl.shadow(loaded.shadow.map(Into::into));
     acl.teach(loaded.lessons)?;
-    let keeper = Arc::new(Keeper::new(config.acl.rollback_denials));
+    let keeper = Arc::new(Keeper::new(Arc::clone(&acl), config.acl.rollback_denials));
     let broker = builder
         .authenticator(Arc::clone(&desk) as _)
         .authorizer(Arc::clone(&acl) as _)
