@@ -284,15 +284,10 @@ impl Network {
             }
             let most = if address.is_ipv4() { 32 } else { 128 };
             let length: u32 = length.map_or(Some(most), |length| length.parse().ok())?;
+            // Of an IPv4 network, which is in its mapped form, the prefix before it stays.
             let mask = u128::MAX
                 .checked_shl(most.checked_sub(length)?)
                 .unwrap_or(0);
-            // An IPv4 mask leaves the mapped prefix alone.
-            let mask = if address.is_ipv4() && length == 0 {
-                u128::MAX << 32
-            } else {
-                mask
-            };
             Some(Self {
                 bits: bits(address),
                 mask,
@@ -416,6 +411,12 @@ mod tests {
             ("!!(qos <= 0)", (AtMostOnce, 9), (AtLeastOnce, 9)),
             ("payload <= '1 KiB'", (AtMostOnce, 1024), (AtMostOnce, 1025)),
             ("payload < '1 KiB'", (AtMostOnce, 1023), (AtMostOnce, 1024)),
+            ("!payload > '1 KiB'", (AtMostOnce, 1024), (AtMostOnce, 1025)),
+            (
+                "!payload <= '1 KiB'",
+                (AtMostOnce, 1025),
+                (AtMostOnce, 1024),
+            ),
             ("payload > '1 KiB'", (AtMostOnce, 1025), (AtMostOnce, 1024)),
             (
                 "!(payload <= '1 KiB')",
@@ -514,12 +515,49 @@ mod tests {
             ("2001:db9::1", "source in ['2001:db8::/32']", Truth::No),
             ("2001:db8::1", "source in ['0.0.0.0/0']", Truth::No),
             ("11.0.0.1", "source in ['10.0.0.0/8']", Truth::No),
+            // The first and the last address of a network, and those beside it.
+            ("10.0.15.255", "source == '10.0.16.0/20'", Truth::No),
+            ("10.0.16.0", "source == '10.0.16.0/20'", Truth::Yes),
+            ("10.0.31.255", "source == '10.0.16.0/20'", Truth::Yes),
+            ("10.0.32.0", "source == '10.0.16.0/20'", Truth::No),
+            ("192.0.2.7", "source == '192.0.2.6/31'", Truth::Yes),
+            ("192.0.2.8", "source == '192.0.2.7'", Truth::No),
+            ("2001:db8:7fff::", "source in ['2001:db8::/33']", Truth::Yes),
+            ("2001:db8:8000::", "source in ['2001:db8::/33']", Truth::No),
+            ("255.255.255.255", "source in ['0.0.0.0/0']", Truth::Yes),
+            ("::ffff:10.0.0.1", "source in ['::/0']", Truth::Yes),
+            ("::1", "source in ['::/128']", Truth::No),
+            // `::10.0.0.1` and a mapped address are not the same.
+            ("::10.0.0.1", "source in ['10.0.0.0/8']", Truth::No),
         ] {
             assert_eq!(from(address, text), truth, "{address} {text}");
         }
         let mut local = client();
         local.address = None;
         assert_eq!(say("source in ['0.0.0.0/0']", &local), Truth::Unknown);
+    }
+
+    #[test]
+    fn one_of_several_windows_is_enough() {
+        let open = |text: &str, hour: u64| {
+            let mut conditions = Conditions::default();
+            let number = conditions.number(text).map_err(|c| c.message).unwrap();
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(hour);
+            let windows = conditions.windows_at(Some(at));
+            let truths = conditions.of(&client().snapshot().unwrap(), &windows);
+            truths.get(number as usize).copied().unwrap()
+        };
+        let two = "time in ['08:00-09:00 UTC', '10:00-11:00 UTC']";
+        for (hour, truth) in [
+            (7, Truth::No),
+            (8, Truth::Yes),
+            (9, Truth::No),
+            (10, Truth::Yes),
+            (11, Truth::No),
+        ] {
+            assert_eq!(open(two, hour), truth, "{hour}");
+            assert_eq!(open(&format!("!({two})"), hour), truth.not(), "{hour}");
+        }
     }
 
     #[test]
