@@ -224,6 +224,8 @@ fn read_sources(
     sources.roles_from_credentials =
         !auth.jwt.is_empty() || !auth.introspection.is_empty() || !auth.webhooks.is_empty();
     sources.several_cas = several_cas(config);
+    let listeners = config.listeners.iter();
+    sources.listeners = listeners.map(|listener| listener.name.clone()).collect();
     sources.several_issuers = auth.token_sources().count() > 1;
     let carried = (auth.jwt.iter().map(|issuer| &issuer.allowed_roles))
         .chain(

@@ -49,7 +49,7 @@ pub use algebra::cover;
 pub use compile::ClientGrants;
 pub use error::{PolicyError, PolicyWarning};
 pub use learning::{Learned, Lesson, MAX_LEARNED};
-pub use load::{Loaded, Source, Sources};
+pub use load::{Loaded, MAX_FILE, Source, Sources};
 pub use model::MODEL;
 pub use pattern::MAX_VALUE;
 pub use policy::{Act, Counts, Effect, Policy};

@@ -6,7 +6,8 @@
 //! lines say is in `row`, how roles hang together in `roles`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +17,12 @@ use crate::model::{self, CasbinRows};
 use crate::policy::Policy;
 use crate::roles;
 use crate::row::{self, Row};
+
+/// The most bytes that a file of a policy may have: some ten times what a hundred thousand lines
+/// take.
+pub const MAX_FILE: u64 = 128 << 20;
+/// The most mistakes that are reported one by one. Who separates by semicolons has one on each line.
+const MAX_ERRORS: usize = 100;
 
 /// A file that has been read.
 #[derive(Clone, Debug)]
@@ -62,6 +69,9 @@ pub struct Sources {
     /// The roles that tokens of more than one issuer may carry (`allowed-roles`), without the `role:`
     /// prefix.
     pub shared_roles: Vec<String>,
+    /// The names of all listeners, where they are known: a condition that asks for another one is
+    /// warned of.
+    pub listeners: Vec<String>,
     /// What is odd about the files themselves.
     pub warnings: Vec<PolicyWarning>,
 }
@@ -149,8 +159,23 @@ fn expand(path: &Path, warnings: &mut Vec<PolicyWarning>) -> Result<Vec<PathBuf>
 }
 
 fn read(path: &Path) -> Result<Source, PolicyError> {
-    let bytes = fs::read(path).map_err(|error| unreadable(path, &error))?;
     let name: Arc<str> = path.display().to_string().into();
+    let bytes = match whole(path) {
+        Ok(Whole::Read(bytes)) => bytes,
+        Ok(Whole::TooLarge) => {
+            let mebibytes = MAX_FILE >> 20;
+            let message = format!("the file has more than {mebibytes} MiB");
+            return Err(Complaint::new(message, "split it, or check the path").at(&name, 0, None));
+        }
+        Ok(Whole::Moving) => {
+            let complaint = Complaint::new(
+                "the file was written while it was read",
+                "write the new one beside it, rename it over the old one, and then reload",
+            );
+            return Err(complaint.at(&name, 0, None));
+        }
+        Err(error) => return Err(unreadable(path, &error)),
+    };
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Source { name, text }),
         Err(error) => {
@@ -161,6 +186,38 @@ fn read(path: &Path) -> Result<Source, PolicyError> {
             Err(complaint.at(&name, line, None))
         }
     }
+}
+
+enum Whole {
+    Read(Vec<u8>),
+    TooLarge,
+    /// Half a policy may allow what the whole one denies.
+    Moving,
+}
+
+/// Reads a file as it is at one time, and no more of it than [`MAX_FILE`].
+fn whole(path: &Path) -> io::Result<Whole> {
+    whole_while(path, || ())
+}
+
+/// The same, with something that happens meanwhile: for tests.
+fn whole_while(path: &Path, meanwhile: impl FnOnce()) -> io::Result<Whole> {
+    let mut file = File::open(path)?;
+    let before = file.metadata()?;
+    let mut bytes = Vec::new();
+    (&mut file).take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    meanwhile();
+    let after = file.metadata()?;
+    let length = bytes.len() as u64;
+    if length > MAX_FILE {
+        return Ok(Whole::TooLarge);
+    }
+    let same = before.modified().ok() == after.modified().ok() && after.len() == length;
+    // A pipe has no length.
+    if after.is_file() && !same {
+        return Ok(Whole::Moving);
+    }
+    Ok(Whole::Read(bytes))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> PolicyError {
@@ -203,7 +260,7 @@ impl Policy {
             loader.casbin_agrees(sources);
         }
         if !loader.errors.is_empty() {
-            return Err(loader.errors);
+            return Err(loader.told());
         }
         loader.policy.seal();
         let mut warnings = loader.warnings;
@@ -296,6 +353,22 @@ impl Loader {
         Ok(())
     }
 
+    /// The mistakes, as many as somebody reads.
+    fn told(mut self) -> Vec<PolicyError> {
+        let more = self.errors.len().saturating_sub(MAX_ERRORS);
+        let next = self
+            .errors
+            .get(MAX_ERRORS)
+            .map(|next| (Arc::clone(&next.file), next.line));
+        self.errors.truncate(MAX_ERRORS);
+        if let Some((file, line)) = next {
+            let message = format!("this and {} further mistakes are not told", more - 1);
+            let complaint = Complaint::new(message, "begin with the first ones");
+            self.errors.push(complaint.at(&file, line, None));
+        }
+        self.errors
+    }
+
     /// An empty policy is a broken file, not a policy that denies everything (rule 8).
     fn is_not_empty(&mut self, sources: &Sources) {
         if !self.errors.is_empty() || !self.policy.rules.is_empty() {
@@ -347,5 +420,41 @@ impl Loader {
                 .into_iter()
                 .map(|(file, line)| complain(file, line)),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_written_while_it_is_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("policy.csv");
+        let text = "p, role:x, a, publish, allow\n";
+        let read = |meanwhile: &dyn Fn()| {
+            fs::write(&path, text).unwrap();
+            matches!(whole_while(&path, meanwhile), Ok(Whole::Read(bytes)) if bytes == text.as_bytes())
+        };
+        assert!(read(&|| ()));
+        assert!(!read(&|| fs::write(&path, "p").unwrap()), "it is shorter");
+        let later = SystemTime::now() + Duration::from_secs(2);
+        let touch = || {
+            File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(later)
+                .unwrap();
+        };
+        assert!(!read(&touch), "it is as long, and another one");
+        let other = directory.path().join("new.csv");
+        let rename = || {
+            fs::write(&other, "p, role:y, b, publish, deny\n").unwrap();
+            fs::rename(&other, &path).unwrap();
+        };
+        assert!(read(&rename), "the old one is whole");
     }
 }

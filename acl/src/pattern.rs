@@ -175,6 +175,7 @@ pub(crate) fn topic(text: &str, slots: &mut Slots) -> Result<Box<[Level]>, Compl
             "write the plain filter here, and a line with the action share and the group name",
         ));
     }
+    quoted(text)?;
     let (levels, plain) = levels(text, slots)?;
     match TopicFilter::new(&plain, TopicLimits::default()) {
         Ok(_) => Ok(levels),
@@ -206,6 +207,7 @@ pub(crate) fn group(text: &str, slots: &mut Slots) -> Result<Level, Complaint> {
             remedy,
         ));
     }
+    quoted(text)?;
     let (levels, _) = levels(text, slots)?;
     match levels.into_vec().pop() {
         Some(Level::Literal(name)) if name.contains(['+', '#']) => Err(Complaint::new(
@@ -215,6 +217,24 @@ pub(crate) fn group(text: &str, slots: &mut Slots) -> Result<Level, Complaint> {
         Some(level) => Ok(level),
         None => Err(Complaint::new("the group name is empty", remedy)),
     }
+}
+
+/// Refuses what stands in quotes that CSV does not know: they would be a part of the text, and a deny
+/// line with them would never match.
+fn quoted(text: &str) -> Result<(), Complaint> {
+    let quote = |c: char| {
+        matches!(
+            c,
+            '\'' | '`' | '\u{ab}' | '\u{bb}' | '\u{2018}'..='\u{201f}'
+        )
+    };
+    if text.chars().count() > 1 && text.starts_with(quote) && text.ends_with(quote) {
+        return Err(Complaint::new(
+            format!("{text} stands in quotes that are a part of it"),
+            "leave them out; a field with a comma stands in double quotes (\")",
+        ));
+    }
+    Ok(())
 }
 
 /// The levels of a pattern, and the pattern with a plain word for each placeholder.
@@ -308,6 +328,8 @@ mod tests {
             ("a+", "one whole level"),
             ("", "is empty"),
             ("$share/g/a", "does not take `$share/`"),
+            ("'a/b'", "quotes that are a part of it"),
+            ("\u{201c}a/b\u{201d}", "quotes that are a part of it"),
         ] {
             let complaint = topic(text, &mut Slots::default()).unwrap_err();
             let said = format!("{}; {}", complaint.message, complaint.remedy);
@@ -324,6 +346,7 @@ mod tests {
             ("{name}", true),
             ("a/b", false),
             ("a+", false),
+            ("'a'", false),
             ("", false),
         ] {
             assert_eq!(group(text, &mut Slots::default()).is_ok(), good, "{text}");

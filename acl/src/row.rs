@@ -314,6 +314,20 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                 "bound qos and payload from above only: `qos <= 1`, `payload <= '64 KiB'`",
             );
         }
+        let named = rule
+            .cond
+            .map_or_else(Vec::new, |cond| policy.conditions.listeners(cond));
+        let known = || sources.listeners.iter().map(String::as_str);
+        let unknown = |name: &&str| known().next().is_some() && !known().any(|own| own == *name);
+        for name in named.into_iter().filter(unknown) {
+            warn(
+                format!(
+                    "no listener is called `{name}`, so nobody comes by it{}",
+                    hint(name, known())
+                ),
+                "write the name that it has in the configuration",
+            );
+        }
         let told_apart = rule.levels.iter().any(|level| match level {
             Level::Slot(number) => {
                 let slot = policy.slots.get(*number);

@@ -446,6 +446,49 @@ fn a_line_cannot_be_smuggled_into_another() {
 }
 
 #[test]
+fn a_mistake_on_every_line_is_told_a_hundred_times() {
+    let said = errors(&"p; role:x; a; publish; allow\n".repeat(1000));
+    assert_eq!(said.len(), 101);
+    assert_eq!(
+        said[100],
+        "policy.csv:101: this and 899 further mistakes are not told; begin with the first ones"
+    );
+    assert_eq!(errors(&"p; role:x\n".repeat(100)).len(), 100);
+}
+
+/// Rule 9: a device without an end, or what is no policy, takes no memory.
+#[test]
+fn a_file_that_is_too_large_is_refused_unread() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("policy.csv");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(portcullis_acl::MAX_FILE + 1).unwrap();
+    for path in [path, "/dev/zero".into()] {
+        let errors = Sources::read(None, std::slice::from_ref(&path)).unwrap_err();
+        let said = errors[0].to_string();
+        assert!(said.contains("the file has more than 128 MiB"), "{said}");
+    }
+}
+
+/// A deny line that asks for a listener that is called otherwise would never count.
+#[test]
+fn a_listener_that_there_is_none_of_is_warned_of() {
+    let mut sources = sources(
+        "p, *, a, publish, deny, \"!(name == 'a') && listener in ['plant', 'internett']\"\n\
+         p, *, a, publish, allow, listener == 'internet'\n",
+    );
+    assert_eq!(warnings(&sources), Vec::<String>::new(), "none is known");
+    sources.listeners = vec!["internet".into(), "plant".into()];
+    assert_eq!(
+        warnings(&sources),
+        [
+            "policy.csv:1: no listener is called `internett`, so nobody comes by it; did you mean \
+             `internet`?; write the name that it has in the configuration"
+        ]
+    );
+}
+
+#[test]
 fn a_byte_order_mark_is_named() {
     assert!(errors("\u{feff}p, role:x, a, publish, allow")[0].contains("byte order mark"));
 }

@@ -175,6 +175,17 @@ impl Conditions {
     }
 }
 
+impl Conditions {
+    /// The listeners that a condition asks for.
+    pub(crate) fn listeners(&self, number: u32) -> Vec<&str> {
+        let mut found = Vec::new();
+        if let Some(condition) = self.list.get(number as usize) {
+            condition.expr.listeners(&mut found);
+        }
+        found
+    }
+}
+
 impl Expr {
     fn of(&self, who: &Snapshot, windows: &[Truth]) -> Truth {
         match self {
@@ -239,6 +250,19 @@ impl Expr {
             }
             // Taken out when the condition was read.
             Self::Message(bounds) => bounds.to_string(),
+        }
+    }
+
+    fn listeners<'a>(&'a self, found: &mut Vec<&'a str>) {
+        match self {
+            Self::All(parts) | Self::Any(parts) => {
+                for part in parts {
+                    part.listeners(found);
+                }
+            }
+            Self::Not(part) => part.listeners(found),
+            Self::Is(Slot::Listener, names) => found.extend(names.iter().map(|name| &**name)),
+            Self::Is(..) | Self::Source(_) | Self::Time(_) | Self::Message(_) => {}
         }
     }
 
