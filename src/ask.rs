@@ -164,6 +164,18 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
         cli::Action::Subscribe => Act::Subscribe,
         cli::Action::Share => Act::Share,
     };
+    if !config
+        .listeners
+        .iter()
+        .any(|known| known.name == who.listener)
+    {
+        let names: Vec<&str> = config.listeners.iter().map(|known| &*known.name).collect();
+        return Err(format!(
+            "--listener {:?} is none of the configuration's: {}",
+            who.listener,
+            names.join(", ")
+        ));
+    }
     let snapshot = who.snapshot()?;
     let (lessons, _) = wiring::lessons(&config, SystemTime::now())?;
     let answer = explain(

@@ -168,10 +168,10 @@ pub struct Explain {
     /// A role that its token gives it; may be repeated.
     #[arg(long = "role", value_name = "R")]
     pub roles: Vec<String>,
-    /// Its client id.
+    /// Its client id [default: NAME].
     #[arg(long, value_name = "C")]
     pub client_id: Option<String>,
-    /// The listener that it uses.
+    /// The listener that it uses [default: the first of the configuration].
     #[arg(long, value_name = "NAME")]
     pub listener: Option<String>,
     /// A claim of its token; may be repeated.
@@ -228,10 +228,10 @@ pub struct PolicyTest {
 /// `policy diff`.
 #[derive(Debug, Args)]
 pub struct PolicyDiff {
-    /// The policy as it is: CSV files, or a configuration.
+    /// The policy as it is: a CSV file, a directory of them, or a configuration (*.toml).
     #[arg(value_name = "OLD")]
     pub old: PathBuf,
-    /// The policy as it would be.
+    /// The policy as it would be, likewise.
     #[arg(value_name = "NEW")]
     pub new: PathBuf,
     /// Ask the running broker for its principals, and say who of them gains or loses what now.

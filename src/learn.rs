@@ -31,7 +31,14 @@ pub fn run(arguments: &Learn) -> Result<Exit, String> {
         until: arguments.until.clone(),
         ..Filter::default()
     };
-    let entries = audit::query(&config.audit.path, filter).map_err(|error| error.to_string())?;
+    let path = &config.audit.path;
+    if !path.exists() {
+        return Err(format!(
+            "{}: there is no record; a broker that runs with this configuration writes it",
+            path.display()
+        ));
+    }
+    let entries = audit::query(path, filter).map_err(|error| error.to_string())?;
     let mut failed = None;
     let observed = entries.map_while(|entry| match entry {
         Ok(entry) => Some(observed(&entry)),

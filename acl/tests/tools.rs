@@ -115,6 +115,64 @@ fn a_denied_action_is_explained_with_what_would_change_it() {
     }
 }
 
+/// A line that is suggested is a line, whatever names and topics are.
+#[test]
+fn what_is_suggested_can_be_put_into_the_policy() {
+    for (principal, topic) in [
+        ("cert:CN=a,O=b", "plant, north/x"),
+        ("cert:a", "a//b/ c"),
+        ("cert:\u{e9} ", "\u{20ac}"),
+        ("cert:a", "a/\u{2028}/b"),
+    ] {
+        let said = why(principal, Act::Publish, topic);
+        let (_, line) = said.split_once("to change it: add `").unwrap();
+        let (line, _) = line.split_once("`\n").unwrap();
+        let sources = Sources {
+            policies: vec![Source::new("policy.csv", line)],
+            ..Sources::default()
+        };
+        let policy = Policy::load(&sources).unwrap().policy;
+        let client = who(principal, "c", &[]);
+        let said = explain(&policy, &client, None, Act::Publish, topic).unwrap();
+        assert!(said.allowed, "{said}");
+    }
+    for (principal, topic) in [
+        ("cert:a", "plant/{name}"),
+        ("cert:a\"b", "plant"),
+        ("cert:a", "a\nb"),
+        ("cert:a", "'a'"),
+    ] {
+        let said = why(principal, Act::Publish, topic);
+        assert!(said.contains("no line can name it as it is"), "{said}");
+    }
+}
+
+/// Whoever asks about `retain` alone would take its yes for the whole answer.
+#[test]
+fn a_retained_message_and_a_will_are_explained_with_the_publish_beside_them() {
+    let policy = policy(
+        "p, cert:a, a, retain, allow\np, cert:a, b, will, allow\np, cert:a, b, publish, allow",
+    );
+    let ask = |act, topic| {
+        let client = who("cert:a", "c", &[]);
+        let said = explain(&policy, &client, None, act, topic).unwrap();
+        (said.allowed, said.publish, said.to_string())
+    };
+    let (allowed, publish, said) = ask(Act::Retain, "a");
+    assert_eq!((allowed, publish), (true, Some(false)));
+    assert!(
+        said.contains("asked in addition to publish, which is denied"),
+        "{said}"
+    );
+    let (allowed, publish, said) = ask(Act::Will, "b");
+    assert_eq!((allowed, publish), (true, Some(true)));
+    assert!(
+        said.contains("asked in addition to publish, which is allowed"),
+        "{said}"
+    );
+    assert_eq!(ask(Act::Publish, "b").1, None);
+}
+
 #[test]
 fn a_question_that_is_none_is_refused() {
     let client = who("cert:anna", "c", &[]);
@@ -258,6 +316,12 @@ fn an_expectation_that_does_not_hold_fails_with_its_line_and_the_reason() {
             "principle =",
             "tests.toml:4: unknown field `principle`",
         ),
+        (
+            "[[test]]\n",
+            "[[test]]\nattributes = { ou = \"icu\" }\n",
+            "no line asks for the attribute `ou`: write cert.FIELD or claim.PATH",
+        ),
+        ("share workers", "share", "\"share\" names no topic"),
     ] {
         let report = expect::check("tests.toml", &TESTS.replacen(from, to, 1), &policy(POLICY));
         assert!(!report.passed(), "{to}");

@@ -122,6 +122,16 @@ impl Report {
         self.cases.iter().map(|case| case.checks).sum()
     }
 
+    fn unread(suite: &str, (line, message): Broken) -> Self {
+        let mut report = Self::broken(suite, [message]);
+        if let (Some(line), Some(case)) = (line, report.cases.first_mut()) {
+            for failure in &mut case.failures {
+                failure.place = format!("{suite}:{line}");
+            }
+        }
+        report
+    }
+
     fn broken(suite: &str, messages: impl IntoIterator<Item = String>) -> Self {
         let failures = messages.into_iter().map(|message| Failure {
             place: suite.to_owned(),
@@ -140,7 +150,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}: {} tests", self.suite, self.cases.len())?;
+        let some = |count: usize, what: &str| match count {
+            1 => format!("1 {what}"),
+            _ => format!("{count} {what}s"),
+        };
+        writeln!(f, "{}: {}", self.suite, some(self.cases.len(), "test"))?;
         for case in &self.cases {
             let answer = if case.failures.is_empty() {
                 "ok"
@@ -161,10 +175,10 @@ impl fmt::Display for Report {
         let failed = self.cases.iter().filter(|c| !c.failures.is_empty()).count();
         let result = if self.passed() { "ok" } else { "FAILED" };
         let passed = self.cases.len() - failed;
-        let checks = self.checks();
+        let checks = some(self.checks(), "expectation");
         writeln!(
             f,
-            "\nresult: {result}. {passed} passed; {failed} failed; {checks} expectations"
+            "\nresult: {result}. {passed} passed; {failed} failed; {checks}"
         )
     }
 }
@@ -175,11 +189,14 @@ pub fn run(path: &Path) -> Report {
     let suite = path.display().to_string();
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) => return Report::broken(&suite, [format!("cannot read it: {error}")]),
+        Err(error) => {
+            let message = format!("cannot read it: {error}; name a file of expectations");
+            return Report::broken(&suite, [message]);
+        }
     };
-    let file = match parse(&suite, &text) {
+    let file = match parse(&text) {
         Ok(file) => file,
-        Err(failure) => return Report::broken(&suite, [failure]),
+        Err(broken) => return Report::unread(&suite, broken),
     };
     let base = path.parent().unwrap_or(Path::new(""));
     let policies: Vec<PathBuf> = file.policy.iter().map(|path| base.join(path)).collect();
@@ -196,19 +213,23 @@ pub fn run(path: &Path) -> Report {
 /// looked at.
 #[must_use]
 pub fn check(suite: &str, text: &str, policy: &Policy) -> Report {
-    match parse(suite, text) {
+    match parse(text) {
         Ok(file) => judge(suite, text, &file, policy),
-        Err(failure) => Report::broken(suite, [failure]),
+        Err(broken) => Report::unread(suite, broken),
     }
 }
 
-fn parse(suite: &str, text: &str) -> Result<File, String> {
+/// What keeps a file from being read, and where in it if anywhere.
+type Broken = (Option<usize>, String);
+
+fn parse(text: &str) -> Result<File, Broken> {
     let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| line(text, span.start));
-        format!("{suite}:{line}: {}", error.message())
+        let place = error.span().map(|span| line(text, span.start));
+        (place, error.message().to_owned())
     })?;
     if file.test.is_empty() {
-        return Err(format!("{suite}: there is no [[test]]"));
+        let message = "there is no [[test]]; write one with name, principal, and what you expect";
+        return Err((None, message.to_owned()));
     }
     Ok(file)
 }
@@ -248,6 +269,16 @@ fn judge(suite: &str, text: &str, file: &File, policy: &Policy) -> Report {
             match payload_size(size.get_ref()) {
                 Ok(bytes) => circumstances.payload = bytes,
                 Err(message) => fail(size.span().start, message),
+            }
+        }
+        for key in test.attributes.keys() {
+            if !(key.starts_with("cert.") || key.starts_with("claim.")) {
+                fail(
+                    test.principal.span().start,
+                    format!(
+                        "no line asks for the attribute `{key}`: write cert.FIELD or claim.PATH"
+                    ),
+                );
             }
         }
         match who(test).snapshot() {
@@ -322,6 +353,9 @@ fn hold(
                 format!("{words:?} does not begin with publish, retain, will, subscribe or share")
             })?;
             let topic = topic.trim_start();
+            if topic.is_empty() {
+                return Err(format!("{words:?} names no topic: write \"{act} TOPIC\""));
+            }
             if act == Act::Subscribe && topic.contains(['+', '#']) {
                 return Err(format!(
                     "{topic:?} has a wildcard: list it under full, partial or nothing"

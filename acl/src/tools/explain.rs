@@ -11,7 +11,9 @@ use portcullis_core::wire::QoS;
 
 use super::{Circumstances, Effective, effective, plain, rules, substituted};
 use crate::algebra::{self, View, WORK};
+use crate::csv::written;
 use crate::learning::{LESSON, Lesson};
+use crate::load::{Source, Sources};
 use crate::pattern::Level;
 use crate::policy::{Act, Effect, Link, Policy, PolicyRule};
 use crate::trie::{Asked, Trie};
@@ -36,6 +38,8 @@ pub struct Explanation {
     pub because: Option<String>,
     /// Placeholders of the lines that count, with what they stand for; `None`: missing or unsafe.
     pub values: Vec<(String, Option<String>)>,
+    /// Of a retained message and a will, which need it beside: whether the publish is allowed.
+    pub publish: Option<bool>,
     /// What would have to change for the other answer.
     pub change: Vec<String>,
 }
@@ -74,6 +78,14 @@ impl fmt::Display for Explanation {
                 None => writeln!(f, "  {slot} has no safe value")?,
             }
         }
+        match self.publish {
+            Some(true) => writeln!(f, "  asked in addition to publish, which is allowed")?,
+            Some(false) => writeln!(
+                f,
+                "  asked in addition to publish, which is denied: ask about that, too"
+            )?,
+            None => {}
+        }
         for change in &self.change {
             writeln!(f, "  to change it: {change}")?;
         }
@@ -108,6 +120,7 @@ pub fn explain<'a>(
         lesson: None,
         because: None,
         values: values(policy, who, &of_act),
+        publish: None,
         change: Vec::new(),
     };
     let filter = TopicFilter::new(topic, TopicLimits::default()).ok();
@@ -127,6 +140,10 @@ pub fn explain<'a>(
             explanation.taught(lesson);
             explanation.cover = explanation.cover.map(|_| Cover::Full);
         }
+    }
+    if matches!(act, Act::Retain | Act::Will) {
+        let beside = explain(policy, who, circumstances, Act::Publish, topic)?;
+        explanation.publish = Some(beside.allowed);
     }
     if act == Act::Subscribe && !explanation.allowed {
         // As the broker does: who asks for more than it may have gets less.
@@ -172,7 +189,11 @@ fn check(act: Act, topic: &str) -> Result<(), String> {
         Act::Share => Ok(()),
         Act::Subscribe => match TopicFilter::new(topic, limits) {
             Ok(filter) if filter.share().is_some() => {
-                return Err("ask about the filter and, with share, about the group".into());
+                let (group, filter) = (filter.share().unwrap_or_default(), filter.filter());
+                return Err(format!(
+                    "these are two questions, and both need a yes: `share {group}` and \
+                     `subscribe {filter}`"
+                ));
             }
             other => other.map(drop),
         },
@@ -274,16 +295,35 @@ fn missing(
         let role = policy.subjects.name(rule.subject);
         let place = policy.place(rule.file, rule.line);
         let principal = who.principal();
+        let principal = written(principal.as_str());
         format!("add `g, {principal}, {role}`: {place} allows it to that role")
     }));
-    let principal = who.principal();
-    ways.push(format!("add `p, {principal}, {topic}, {act}, allow`"));
+    ways.push(line(who, topic, act));
     if topic.starts_with('$') && act != Act::Share {
         ways.push(
             "patterns that begin with a wildcard do not touch topics that begin with `$`".into(),
         );
     }
     ways
+}
+
+/// The line that would allow it, if there can be one.
+fn line(who: &Snapshot, topic: &str, act: Act) -> String {
+    let principal = who.principal();
+    let (principal, topic) = (written(principal.as_str()), written(topic));
+    let text = format!("p, {principal}, {topic}, {act}, allow");
+    let sources = Sources {
+        policies: vec![Source::new("", text.as_str())],
+        ..Sources::default()
+    };
+    // What is in braces is a placeholder, if it is anything.
+    if !topic.contains(['{', '}']) && Policy::load(&sources).is_ok() {
+        format!("add `{text}`")
+    } else {
+        "no line can name it as it is: braces, quotes and control characters are no topics there; \
+         a `+` stands for such a level"
+            .into()
+    }
 }
 
 /// Allow lines that would count if their conditions held.
@@ -361,12 +401,9 @@ fn subscription(
             overlaps(rule, filter)
         });
         out.change.extend(idle);
-        let principal = who.principal();
         out.change.push(match answer.cut {
             Some(cut) => format!("{no} is denied: remove or narrow {}", policy.describe(cut)),
-            None => {
-                format!("{no} is not allowed: add `p, {principal}, {filter}, subscribe, allow`")
-            }
+            None => format!("{no} is not allowed: {}", line(who, filter, Act::Subscribe)),
         });
         if let Some(yes) = yes {
             out.change
