@@ -43,7 +43,7 @@ fn locked_down(directory: &std::path::Path, now: Now) -> (World, Arc<Audit>) {
         policies: vec![Source::new("policy.csv", POLICY)],
         ..Sources::default()
     };
-    let acl = Acl::new(Policy::load(&sources).unwrap().policy);
+    let acl = Arc::new(Acl::new(Policy::load(&sources).unwrap().policy));
     acl.tick(now.wall);
     let rate = Rate::new(1_000_000_000_000, Duration::from_secs(1)).unwrap();
     let limits = Limits {
@@ -57,12 +57,12 @@ fn locked_down(directory: &std::path::Path, now: Now) -> (World, Arc<Audit>) {
     let audit = Arc::new(audit);
     let chains = Chains {
         authenticators: vec![Arc::new(common::Open)],
-        authorizers: vec![Arc::new(acl)],
+        authorizers: vec![Arc::clone(&acl) as _],
         admissions: vec![
             Arc::new(Bans::load(directory.join("bans.json"), now).unwrap()),
             Arc::new(Limiter::new(limits, now)),
         ],
-        observers: vec![Arc::clone(&audit) as _, Arc::new(Keeper::new(None))],
+        observers: vec![Arc::clone(&audit) as _, Arc::new(Keeper::new(acl, None))],
     };
     (World::new(Settings::default(), chains), audit)
 }

@@ -508,17 +508,21 @@ fn cut(topic: &str) -> (&str, Option<&str>) {
 pub(crate) mod looked {
     use std::cell::Cell;
 
+    /// A bound that does not hold is seen, and not waited for.
+    const TOO_OFTEN: u64 = 1 << 26;
+
     thread_local!(static LOOKED: Cell<u64> = const { Cell::new(0) });
 
     pub(super) fn inc() {
         LOOKED.set(LOOKED.get() + 1);
+        assert!(LOOKED.get() < TOO_OFTEN, "a walk without an end");
     }
 
     /// How often `run` looks.
     pub(crate) fn count(run: impl FnOnce()) -> u64 {
-        let before = LOOKED.get();
+        LOOKED.set(0);
         run();
-        LOOKED.get() - before
+        LOOKED.get()
     }
 }
 
@@ -530,11 +534,13 @@ mod tests {
     use super::*;
     use crate::pattern::{Slots, topic};
 
-    fn trie(patterns: &[String]) -> Trie {
+    /// Every third line is a deny, or all of them are.
+    fn trie(patterns: &[String], every: u32) -> Trie {
         let mut trie = Trie::new([]);
+        let mut slots = Slots::default();
         for (number, pattern) in (0..).zip(patterns) {
-            let levels = topic(pattern, &mut Slots::default()).map_err(|c| c.message);
-            let effect = match number % 3 {
+            let levels = topic(pattern, &mut slots).map_err(|c| c.message);
+            let effect = match number % every {
                 0 => Effect::Deny,
                 _ => Effect::Allow,
             };
@@ -546,14 +552,16 @@ mod tests {
     /// Each node is reached by one way only: the work of a decision is bounded by the lines, whatever
     /// the topic is and however the lines overlap.
     fn looks_at_each_node_once(patterns: &[String], topic: &str) {
-        let trie = trie(patterns);
-        for values in [vec![None, None], vec![Some("a".into()), None]] {
-            let looks = looked::count(|| {
-                let _ = trie.decide(Asked::Publish, topic, &values);
-            });
-            // The node itself, its literal child, and what is said there.
-            let most = 4 * trie.size() as u64;
-            assert!(looks <= most, "{looks} for {} nodes", trie.size());
+        for every in [3, 1] {
+            let trie = trie(patterns, every);
+            for values in [vec![None, None], vec![Some("a".into()), None]] {
+                let looks = looked::count(|| {
+                    let _ = trie.decide(Asked::Publish, topic, &values);
+                });
+                // The node itself, its literal child, and what is said there.
+                let most = 4 * trie.size() as u64;
+                assert!(looks <= most, "{looks} for {} nodes", trie.size());
+            }
         }
     }
 
@@ -567,11 +575,14 @@ mod tests {
                     _ if at < 12 => "a",
                     _ => "{name}",
                 };
-                let levels: Vec<&str> = (0..64).map(level).collect();
+                let levels: Vec<&str> = (0..63).map(level).collect();
                 levels.join("/")
             })
             .collect();
-        looks_at_each_node_once(&patterns, &["a"; 64].join("/"));
+        looks_at_each_node_once(&patterns, &["a"; 63].join("/"));
+        // Every line goes on by what the topic has not: no deny is found, and nothing ends the walk.
+        let endings: Vec<String> = patterns.iter().map(|line| format!("{line}/z")).collect();
+        looks_at_each_node_once(&endings, &["a"; 64].join("/"));
     }
 
     proptest! {
@@ -585,6 +596,9 @@ mod tests {
         ) {
             let patterns: Vec<String> = patterns.iter().map(|levels| levels.join("/")).collect();
             looks_at_each_node_once(&patterns, &topic.join("/"));
+            // Nothing that is found ends the walk.
+            let endings: Vec<String> = patterns.iter().map(|line| format!("{line}/z")).collect();
+            looks_at_each_node_once(&endings, &topic.join("/"));
         }
     }
 }
