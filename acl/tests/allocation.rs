@@ -8,8 +8,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use common::{acl, described, effort, filter, name, policy, small, who};
-use portcullis_core::hook::{Action, Authorizer};
+use common::{acl, described, effort, filter, name, small, who};
+use portcullis_acl::Acl;
+use portcullis_core::hook::{Action, Authorizer, Grants, Snapshot};
 
 #[test]
 fn a_decision_allocates_nothing() {
@@ -74,25 +75,12 @@ fn a_line_and_a_connection_cost_at_most_a_kibibyte_each() {
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| who(&format!("cert:device-{number}"), "c", &["device"]))
         .collect();
-    let mut kept = None;
-    let counted = allocation_counter::measure(|| {
-        let acl = portcullis_acl::Acl::new(policy(&text));
+    let (acl, _) = lines_cost(LINES, || {
+        let acl = acl(&text);
         let grants = acl.grants(&clients[0]);
-        kept = Some((acl, grants));
+        (acl, grants)
     });
-    let line = counted.bytes_current / i64::try_from(LINES).unwrap();
-    assert!(line > 0 && line <= 1024, "{line} bytes for a line");
-    let (acl, _) = kept.as_ref().unwrap();
-    let mut held: Vec<Arc<dyn portcullis_core::hook::Grants>> = Vec::with_capacity(CLIENTS);
-    let counted = allocation_counter::measure(|| {
-        held.extend(clients.iter().map(|client| acl.grants(client)));
-    });
-    let connection = counted.bytes_current / i64::try_from(CLIENTS).unwrap();
-    assert!(
-        connection > 0 && connection <= 1024,
-        "{connection} bytes for a connection"
-    );
-    println!("{line} bytes for a line, {connection} for the grants of a connection");
+    connections_cost(&acl, &clients);
 }
 
 /// Bounds, time windows and many roles cost a connection nothing more: what they have in common is kept
@@ -131,18 +119,13 @@ fn conditions_and_many_roles_leave_a_line_and_a_connection_within_a_kibibyte() {
             client.snapshot().unwrap()
         })
         .collect();
-    let lines = i64::try_from(ROLES * LINES + CLIENTS).unwrap();
-    let mut kept = None;
-    let counted = allocation_counter::measure(|| {
-        let acl = portcullis_acl::Acl::new(policy(&text));
+    let (acl, first) = lines_cost(ROLES * LINES + CLIENTS, || {
+        let acl = acl(&text);
         // A Tuesday at noon.
         acl.tick(SystemTime::UNIX_EPOCH + Duration::from_hours(498_756));
         let grants = acl.grants(&clients[0]);
-        kept = Some((acl, grants));
+        (acl, grants)
     });
-    let line = counted.bytes_current / lines;
-    assert!(line > 0 && line <= 1024, "{line} bytes for a line");
-    let (acl, first) = kept.as_ref().unwrap();
     for topic in [
         "site-3/line-1/d-0/x",
         "site-3/line-2/d-0/x",
@@ -152,14 +135,32 @@ fn conditions_and_many_roles_leave_a_line_and_a_connection_within_a_kibibyte() {
         let decision = first.decide(Action::Publish, name(topic), &small());
         assert!(decision.is_allowed(), "{topic}");
     }
-    let mut held: Vec<Arc<dyn portcullis_core::hook::Grants>> = Vec::with_capacity(CLIENTS);
+    connections_cost(&acl, &clients);
+}
+
+/// Loads a policy of so many lines and compiles it for a client; each line keeps a kibibyte at most.
+fn lines_cost(
+    lines: usize,
+    load: impl FnOnce() -> (Acl, Arc<dyn Grants>),
+) -> (Acl, Arc<dyn Grants>) {
+    let mut kept = None;
+    let counted = allocation_counter::measure(|| kept = Some(load()));
+    let line = counted.bytes_current / i64::try_from(lines).unwrap();
+    assert!(line > 0 && line <= 1024, "{line} bytes for a line");
+    println!("{line} bytes for a line");
+    kept.unwrap()
+}
+
+/// The grants of each client keep a kibibyte at most.
+fn connections_cost(acl: &Acl, clients: &[Snapshot]) {
+    let mut held: Vec<Arc<dyn Grants>> = Vec::with_capacity(clients.len());
     let counted = allocation_counter::measure(|| {
         held.extend(clients.iter().map(|client| acl.grants(client)));
     });
-    let connection = counted.bytes_current / i64::try_from(CLIENTS).unwrap();
+    let connection = counted.bytes_current / i64::try_from(clients.len()).unwrap();
     assert!(
         connection > 0 && connection <= 1024,
         "{connection} bytes for a connection"
     );
-    println!("{line} bytes for a line, {connection} for the grants of a connection");
+    println!("{connection} bytes for the grants of a connection");
 }
