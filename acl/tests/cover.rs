@@ -94,6 +94,16 @@ fn what_is_not_a_filter_has_no_answer() {
 }
 
 /// A question that would take for ever is cut short, and the answer is then not a yes.
+/// At each level the rules tell one literal from the others, and all ways meet again behind it: there
+/// are 2^40 of them, and one answer.
+#[test]
+fn ways_that_meet_again_are_walked_once() {
+    let all = ["+"; 40].join("/");
+    let denies: Vec<String> = (0..39).map(|at| format!("{}a", "+/".repeat(at))).collect();
+    let denies: Vec<&str> = denies.iter().map(String::as_str).collect();
+    assert_eq!(cover(&all, &[&all], &denies), Some(Cover::Full));
+}
+
 #[test]
 fn more_work_than_the_bound_is_answered_strictly() {
     let words: Vec<String> = (0..400).map(|n| n.to_string()).collect();
