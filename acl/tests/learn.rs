@@ -1,7 +1,12 @@
 //! Drafts: placeholders, roles, and what a policy cannot say.
 
+#![expect(clippy::unwrap_used, reason = "a failed set-up is a failed test")]
+
+mod common;
+
+use common::{policy, who};
 use portcullis_acl::Act;
-use portcullis_acl::tools::{Draft, Observed, learn};
+use portcullis_acl::tools::{Draft, Observed, explain, learn};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -55,6 +60,22 @@ fn names_become_placeholders_where_two_clients_do_alike_and_equals_share_a_role(
 }
 
 #[test]
+fn anonymous_clients_share_a_role_like_others() {
+    let draft = draft(&[
+        ("anonymous", Act::Publish, "t", true),
+        ("cert:a", Act::Publish, "t", true),
+    ]);
+    assert_eq!(
+        lines(&draft),
+        [
+            "p, role:learned-1, t, publish, allow",
+            "g, anonymous, role:learned-1",
+            "g, cert:a, role:learned-1",
+        ]
+    );
+}
+
+#[test]
 fn what_a_policy_cannot_say_is_a_comment() {
     let draft = draft(&[
         ("cert:a", Act::Publish, "t/{x}", true),
@@ -74,8 +95,8 @@ fn what_a_policy_cannot_say_is_a_comment() {
 }
 
 proptest! {
-    /// Whatever clients call themselves and their topics, a draft loads and has no line that
-    /// nobody asked for.
+    /// Whatever clients call themselves and their topics, a draft loads, has no line that nobody asked
+    /// for, and allows all that was asked, but what it says to be left out.
     #[test]
     fn a_draft_always_loads(
         seen in prop::collection::vec(
@@ -95,6 +116,16 @@ proptest! {
         }));
         if draft.rules > 0 {
             prop_assert_eq!(draft.check(), Ok(()), "{}", draft.text);
+            let policy = policy(&draft.text);
+            for (principal, act, topic) in &seen {
+                if draft.text.contains(&format!("{principal:?} {topic:?}")) || *principal == "role:x" {
+                    continue;
+                }
+                // A shared subscription is two questions.
+                if let Ok(said) = explain(&policy, &who(principal, "c", &[]), None, *act, topic) {
+                    prop_assert!(said.allowed, "{said}{}", draft.text);
+                }
+            }
         }
     }
 }

@@ -215,7 +215,7 @@ fn write(
             rules += 1;
         }
         if subject.starts_with("role:") {
-            for member in members.iter().filter(|who| **who != "anonymous") {
+            for member in members {
                 let _ = writeln!(text, "g, {}, {subject}", written(member));
             }
         }
