@@ -457,4 +457,29 @@ mod tests {
         };
         assert!(read(&rename), "the old one is whole");
     }
+
+    /// Whoever smuggles a line past one of the two readers is stopped by the other.
+    #[test]
+    fn a_line_that_casbin_reads_otherwise_keeps_the_policy_out() {
+        const TEXT: &str = "p, cert:a, a, publish, allow\np, cert:b, b, publish, deny\n";
+        let otherwise = |theirs: &str| {
+            let mut loader = Loader::default();
+            loader.file(0, &Source::new("policy.csv", TEXT));
+            loader.casbin_agrees(&Sources {
+                policies: vec![Source::new("policy.csv", theirs)],
+                ..Sources::default()
+            });
+            let said = loader.errors.iter();
+            said.map(|error| (error.line, error.message.clone()))
+                .collect::<Vec<_>>()
+        };
+        let message = "the casbin crate reads this line in another way".to_owned();
+        assert_eq!(otherwise(TEXT), []);
+        assert_eq!(
+            otherwise(&TEXT.replace("deny", "allow")),
+            [(2, message.clone())]
+        );
+        let more = format!("{TEXT}p, *, #, publish, allow\n");
+        assert_eq!(otherwise(&more), [(0, message)]);
+    }
 }
