@@ -180,6 +180,23 @@ fn topics_that_begin_with_a_dollar_need_rules_of_their_own() {
     );
 }
 
+/// A deny whose first level is a placeholder without a safe value begins with `+`.
+#[test]
+fn an_unsafe_value_at_the_beginning_denies_nothing_that_begins_with_a_dollar() {
+    let acl = acl("p, *, #, publish, allow\np, *, $SYS/#, publish, allow\n\
+                   p, *, #, subscribe, allow\np, *, $SYS/#, subscribe, allow\n\
+                   p, *, {cert.ou}/x, publish, deny\np, *, {cert.ou}/x, subscribe, deny");
+    let grants = acl.grants(&who("cert:a", "c", &[]));
+    for (topic, allowed) in [("$SYS/x", true), ("t/x", false), ("t/y", true)] {
+        let decision = grants.decide(Action::Publish, name(topic), &small());
+        assert_eq!(decision.is_allowed(), allowed, "{topic}");
+        for filter in [topic.to_owned(), topic.replace("/x", "/+")] {
+            let cover = grants.cover(common::filter(&filter), &small(), &effort());
+            assert_eq!(cover == Cover::Full, allowed, "{filter}: {cover:?}");
+        }
+    }
+}
+
 /// Topics and names are compared byte for byte, level by level: nothing that looks alike is.
 #[test]
 fn what_only_looks_like_a_topic_or_a_name_has_none_of_its_rights() {

@@ -90,6 +90,22 @@ fn differences_are_counted_by_principal_action_and_rule() {
     assert_eq!(first.rule, "policy.csv:3 \"p, *, t/secret, publish, deny\"");
 }
 
+/// Of a narrowed subscription a part is left, and it may be lost.
+#[test]
+fn a_subscription_that_loses_what_was_left_of_it_differs() {
+    let part = "p, *, t/#, subscribe, allow\np, *, t/a, subscribe, deny\n";
+    let nothing = "p, *, t/#, subscribe, allow\np, *, t/#, subscribe, deny\n";
+    for (active, candidate, gains) in [(part, nothing, false), (nothing, part, true)] {
+        let acl = acl(active);
+        acl.shadow(Some(policy(candidate).into()));
+        let grants = acl.grants(&who("cert:a", "c", &[]));
+        let _ = grants.cover(filter("t/+"), &small(), &effort());
+        let report = acl.differences().unwrap();
+        let said: Vec<_> = report.differences.iter().map(|d| d.gains).collect();
+        assert_eq!(said, [gains]);
+    }
+}
+
 /// What a draft still lacks: what a listener allows because it learns is compared, too.
 #[test]
 fn a_candidate_is_compared_with_what_a_listener_allows_that_learns() {
