@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use jiff::tz::{Offset, TimeZone};
 
 use crate::cond::Truth;
@@ -16,22 +17,24 @@ use crate::error::Complaint;
 use crate::suggest::nearest;
 
 const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
 const EXAMPLE: &str = "write `time in 'Mon-Fri 08:00-18:00 Europe/Berlin'`";
 const MINUTES: u16 = 24 * 60;
 
 /// When something holds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Window {
-    Weekly(Weekly),
+    Hours(Hours),
     Before(Timestamp),
     After(Timestamp),
 }
 
-/// The same hours on some days of every week.
+/// The same hours on some days.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Weekly {
-    /// Bit 0 is Monday.
-    days: u8,
+pub(crate) struct Hours {
+    days: Days,
     /// Minutes since midnight; inside.
     from: u16,
     /// Minutes since midnight; outside. Not after `from`: on the next day.
@@ -39,18 +42,30 @@ pub(crate) struct Weekly {
     zone: TimeZone,
 }
 
+/// Days on which all of it fits: `Sun` and `1-7` is the first Sunday of a month.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Days {
+    /// Bit 0 is Monday.
+    week: u32,
+    /// Bit 0 is the first day of a month.
+    month: u32,
+    /// Bit 0 is January.
+    year: u32,
+}
+
 impl Window {
-    /// `[DAYS] HH:MM-HH:MM ZONE`
-    pub(crate) fn weekly(text: &str) -> Result<Self, Complaint> {
+    /// `[MONTHS] [DAYS] [DATES] HH:MM-HH:MM ZONE`
+    pub(crate) fn hours(text: &str) -> Result<Self, Complaint> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let (days, hours, zone) = match words.as_slice() {
-            [hours, zone] => (0x7f, *hours, *zone),
-            [days, hours, zone] => (self::days(days)?, *hours, *zone),
-            _ => {
-                let message = format!("'{text}' is not days, hours and a zone");
-                return Err(Complaint::new(message, EXAMPLE));
-            }
+        let [days @ .., hours, zone] = words.as_slice() else {
+            let message = format!("'{text}' is not days, hours and a zone");
+            return Err(Complaint::new(message, EXAMPLE));
         };
+        if !hours.contains(':') {
+            let message = format!("'{text}' is not days, hours and a zone");
+            return Err(Complaint::new(message, EXAMPLE));
+        }
+        let days = Days::read(days)?;
         let read = || {
             let (from, until) = hours.split_once('-')?;
             let (from, until) = (clock(from)?, clock(until)?);
@@ -60,7 +75,7 @@ impl Window {
             let message = format!("`{hours}` is not a span of hours");
             Complaint::new(message, "write HH:MM-HH:MM, from 00:00 to 24:00")
         })?;
-        Ok(Self::Weekly(Weekly {
+        Ok(Self::Hours(Hours {
             days,
             from,
             until,
@@ -84,7 +99,7 @@ impl Window {
     /// The word before it in a condition.
     pub(crate) fn word(&self) -> &'static str {
         match self {
-            Self::Weekly(_) => "in",
+            Self::Hours(_) => "in",
             Self::Before(_) => "before",
             Self::After(_) => "after",
         }
@@ -96,7 +111,7 @@ impl Window {
             return Truth::Unknown;
         };
         Truth::of(match self {
-            Self::Weekly(weekly) => weekly.is_open(at),
+            Self::Hours(hours) => hours.is_open(at),
             Self::Before(end) => at < *end,
             Self::After(start) => at >= *start,
         })
@@ -107,19 +122,34 @@ impl Window {
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Weekly(weekly) => weekly.fmt(f),
+            Self::Hours(hours) => hours.fmt(f),
             Self::Before(instant) | Self::After(instant) => instant.fmt(f),
         }
     }
 }
 
-impl fmt::Display for Weekly {
+impl fmt::Display for Days {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let days = (0..).zip(DAYS).filter(|(day, _)| self.days >> day & 1 == 1);
-        let days: Vec<&str> = days.map(|(_, day)| day).collect();
-        if days.len() < DAYS.len() {
-            write!(f, "{} ", days.join(","))?;
+        let dates: Vec<String> = (1..=31).map(|date| date.to_string()).collect();
+        let dates: Vec<&str> = dates.iter().map(String::as_str).collect();
+        for (set, names) in [
+            (self.year, &MONTHS[..]),
+            (self.week, &DAYS[..]),
+            (self.month, &dates[..]),
+        ] {
+            let some = (0..).zip(names).filter(|(place, _)| set >> place & 1 == 1);
+            let some: Vec<&str> = some.map(|(_, name)| *name).collect();
+            if some.len() < names.len() {
+                write!(f, "{} ", some.join(","))?;
+            }
         }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.days.fmt(f)?;
         let clock = |minutes: u16| format!("{:02}:{:02}", minutes / 60, minutes % 60);
         let until = if self.until == 0 { MINUTES } else { self.until };
         write!(f, "{}-{} ", clock(self.from), clock(until))?;
@@ -136,45 +166,129 @@ impl fmt::Display for Weekly {
     }
 }
 
-impl Weekly {
+impl Hours {
     fn is_open(&self, at: Timestamp) -> bool {
         let local = at.to_zoned(self.zone.clone());
-        // Both are small and not negative.
-        let day = u8::try_from(local.weekday().to_monday_zero_offset()).unwrap_or_default();
+        // It is small and not negative.
         let minute = u16::try_from(i16::from(local.hour()) * 60 + i16::from(local.minute()));
         let minute = minute.unwrap_or_default();
-        let today = self.days >> day & 1 == 1;
+        let today = self.days.hold(local.date());
         if self.from < self.until {
             return today && (self.from..self.until).contains(&minute);
         }
         // Past midnight it belongs to the day on which it began.
-        let yesterday = self.days >> ((day + 6) % 7) & 1 == 1;
+        let yesterday = local.date().yesterday();
+        let yesterday = yesterday.is_ok_and(|date| self.days.hold(date));
         (today && minute >= self.from) || (yesterday && minute < self.until)
     }
 }
 
-fn days(text: &str) -> Result<u8, Complaint> {
-    let day = |word: &str| {
-        DAYS.iter().position(|day| *day == word).ok_or_else(|| {
-            let remedy = match nearest(word, DAYS) {
-                Some(day) => format!("did you mean {day}?"),
-                None => format!("the days are {}", DAYS.join(", ")),
+impl Days {
+    /// Months, days of the week and dates, in any order, each at most once; what is not named is not
+    /// bounded.
+    fn read(words: &[&str]) -> Result<Self, Complaint> {
+        let mut named = [None; 3];
+        for word in words {
+            let (kind, set) = match word.split([',', '-']).next() {
+                Some(first) if first.starts_with(|c: char| c.is_ascii_digit()) => (2, dates(word)?),
+                Some(first) if MONTHS.contains(&first) => (1, names(word, &MONTHS, "month")?),
+                Some(_) | None => (0, names(word, &DAYS, "day")?),
             };
-            Complaint::new(format!("`{word}` is not a day"), remedy)
+            if let Some(known) = named.get_mut(kind)
+                && known.replace(set).is_some()
+            {
+                return Err(Complaint::new(
+                    format!("`{word}` names days of one kind a second time"),
+                    "put a comma between them, without a blank",
+                ));
+            }
+        }
+        let [week, year, month] = named;
+        let week = week.unwrap_or(0x7f);
+        let month = month.unwrap_or(u32::MAX >> 1);
+        let year = year.unwrap_or(0xfff);
+        let days = Self { week, month, year };
+        let longest = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+        let mut months = (0..)
+            .zip(longest)
+            .filter(|(place, _)| year >> place & 1 == 1);
+        if months.all(|(_, length)| month.trailing_zeros() >= length) {
+            return Err(Complaint::new(
+                format!("there is no {days}"),
+                "look at the months and their dates again",
+            ));
+        }
+        Ok(days)
+    }
+
+    fn hold(self, date: Date) -> bool {
+        let week = date.weekday().to_monday_zero_offset();
+        let bits = [
+            (self.week, week),
+            (self.month, date.day() - 1),
+            (self.year, date.month() - 1),
+        ];
+        bits.into_iter().all(|(set, place)| set >> place & 1 == 1)
+    }
+}
+
+/// `Mon,Wed-Fri`, as bits; a span may go round.
+fn names(text: &str, all: &[&str], what: &str) -> Result<u32, Complaint> {
+    let place = |word: &str| {
+        all.iter().position(|name| *name == word).ok_or_else(|| {
+            let remedy = match nearest(word, DAYS.into_iter().chain(MONTHS)) {
+                Some(name) => format!("did you mean {name}?"),
+                None => format!(
+                    "the days are {}; the months {}; dates are numbers",
+                    DAYS.join(", "),
+                    MONTHS.join(", ")
+                ),
+            };
+            Complaint::new(format!("`{word}` is not a {what}"), remedy)
         })
     };
     let mut set = 0;
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (day(first)?, day(last)?);
+        let (first, last) = (place(first)?, place(last)?);
         let mut at = first;
         set |= 1 << at;
         while at != last {
-            at = (at + 1) % DAYS.len();
+            at = (at + 1) % all.len();
             set |= 1 << at;
         }
     }
     Ok(set)
+}
+
+/// `1-7,15`, as bits.
+fn dates(text: &str) -> Result<u32, Complaint> {
+    let mut set = 0;
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let date = |text: &str| {
+            text.parse::<u32>()
+                .ok()
+                .filter(|date| (1..=31).contains(date))
+        };
+        let (Some(first), Some(last)) = (date(first), date(last)) else {
+            return Err(not_dates(part));
+        };
+        if first > last {
+            return Err(not_dates(part));
+        }
+        for date in first..=last {
+            set |= 1 << (date - 1);
+        }
+    }
+    Ok(set)
+}
+
+fn not_dates(part: &str) -> Complaint {
+    Complaint::new(
+        format!("`{part}` is not a date of a month"),
+        "write numbers from 1 to 31, or a span of them: 1-7",
+    )
 }
 
 /// Minutes since midnight.
@@ -230,7 +344,7 @@ mod tests {
 
     fn open(window: &str, at: &str) -> bool {
         let at: Timestamp = at.parse().unwrap();
-        let window = Window::weekly(window).map_err(|complaint| complaint.message);
+        let window = Window::hours(window).map_err(|complaint| complaint.message);
         window.unwrap().is_open(Some(at.into())) == Truth::Yes
     }
 
@@ -277,11 +391,69 @@ mod tests {
     }
 
     #[test]
+    fn days_months_and_dates_bound_each_other() {
+        // 2026-12-06 is the first Sunday of December.
+        for (window, at, inside) in [
+            ("Sun 1-7 02:00-04:00 UTC", "2026-12-06T02:00:00Z", true),
+            ("1-7 Sun 02:00-04:00 UTC", "2026-12-06T02:00:00Z", true),
+            ("Sun 1-7 02:00-04:00 UTC", "2026-12-13T02:00:00Z", false),
+            ("Sun 1-7 02:00-04:00 UTC", "2026-12-07T02:00:00Z", false),
+            ("1,31 00:00-24:00 UTC", "2026-12-01T00:00:00Z", true),
+            ("1,31 00:00-24:00 UTC", "2026-12-31T23:59:00Z", true),
+            ("1,31 00:00-24:00 UTC", "2026-12-30T23:59:00Z", false),
+            ("1,31 00:00-24:00 UTC", "2026-12-02T00:00:00Z", false),
+            ("Nov-Jan 00:00-24:00 UTC", "2027-01-31T12:00:00Z", true),
+            ("Nov-Jan 00:00-24:00 UTC", "2027-02-01T00:00:00Z", false),
+            ("Nov-Jan 00:00-24:00 UTC", "2026-10-31T23:59:59Z", false),
+            ("Dec Sun 00:00-24:00 UTC", "2026-11-29T12:00:00Z", false),
+            ("Dec Sun 00:00-24:00 UTC", "2026-12-06T12:00:00Z", true),
+            // The date is that of the zone, and past midnight that of the evening before.
+            ("1 00:00-02:00 Europe/Berlin", "2026-11-30T23:30:00Z", true),
+            ("1 00:00-02:00 Europe/Berlin", "2026-12-01T23:30:00Z", false),
+            ("31 Dec 22:00-06:00 UTC", "2027-01-01T05:59:59Z", true),
+            ("31 Dec 22:00-06:00 UTC", "2026-12-31T05:59:59Z", false),
+            ("29 Feb 00:00-24:00 UTC", "2028-02-29T12:00:00Z", true),
+        ] {
+            assert_eq!(open(window, at), inside, "{window} {at}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_written_as_it_is_read() {
+        for (text, written) in [
+            ("08:00-24:00 UTC", "08:00-24:00 UTC"),
+            ("Jan-Dec Wed-Tue 1-31 08:00-09:00 UTC", "08:00-09:00 UTC"),
+            (
+                "Fri-Sun 22:00-06:00 +02:00",
+                "Fri,Sat,Sun 22:00-06:00 +02:00",
+            ),
+            (
+                "1-3 Sun Jan 01:00-02:00 UTC",
+                "Jan Sun 1,2,3 01:00-02:00 UTC",
+            ),
+        ] {
+            let read = |text: &str| Window::hours(text).map_err(|c| c.message).unwrap();
+            assert_eq!(read(text).to_string(), written);
+            assert_eq!(read(written), read(text));
+        }
+    }
+
+    #[test]
     fn what_is_no_window_is_said_with_a_remedy() {
         for (text, says) in [
             ("08:00-18:00", "is not days, hours and a zone"),
             ("Mon-Fry 08:00-18:00 UTC", "did you mean Fri?"),
             ("mon 08:00-18:00 UTC", "did you mean Mon?"),
+            ("Jen 08:00-18:00 UTC", "did you mean Jan?"),
+            ("Jan-Mai 08:00-18:00 UTC", "`Mai` is not a month"),
+            ("Jan,Mon 08:00-18:00 UTC", "`Mon` is not a month"),
+            ("Mon Tue 08:00-18:00 UTC", "a second time"),
+            ("0 08:00-18:00 UTC", "`0` is not a date"),
+            ("1,32 08:00-18:00 UTC", "`32` is not a date"),
+            ("7-1 08:00-18:00 UTC", "`7-1` is not a date"),
+            ("30 Feb 08:00-18:00 UTC", "there is no Feb 30"),
+            ("31 Apr,Jun 08:00-18:00 UTC", "there is no Apr,Jun 31"),
+            ("Mon-Fri UTC", "is not days, hours and a zone"),
             ("08:00-25:00 UTC", "is not a span of hours"),
             ("8:00-18:00 UTC", "is not a span of hours"),
             ("08:00-08:00 UTC", "is not a span of hours"),
@@ -292,7 +464,7 @@ mod tests {
             ("08:00-18:00 europe/berlin", "did you mean Europe/Berlin?"),
             ("08:00-18:00 +25:00", "is not a time zone"),
         ] {
-            let complaint = Window::weekly(text).map(drop).unwrap_err();
+            let complaint = Window::hours(text).map(drop).unwrap_err();
             let said = format!("{}; {}", complaint.message, complaint.remedy);
             assert!(said.contains(says), "{text}: {said}");
         }

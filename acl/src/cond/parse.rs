@@ -307,11 +307,11 @@ impl<'a> Parser<'a> {
         let windows = match (self.tokens.next(), self.tokens.peek().copied()) {
             (Some(Token::Word("in")), Some(Token::Text(text))) => {
                 self.tokens.next();
-                vec![Window::weekly(text)?]
+                vec![Window::hours(text)?]
             }
             (Some(Token::Word("in")), Some(Token::Sign("["))) => {
                 let texts = self.list()?;
-                let windows: Result<Vec<_>, _> = texts.into_iter().map(Window::weekly).collect();
+                let windows: Result<Vec<_>, _> = texts.into_iter().map(Window::hours).collect();
                 windows?
             }
             (Some(Token::Word(word @ ("before" | "after"))), Some(Token::Text(text))) => {
