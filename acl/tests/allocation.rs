@@ -147,7 +147,7 @@ fn lines_cost(
     let counted = allocation_counter::measure(|| kept = Some(load()));
     let line = counted.bytes_current / i64::try_from(lines).unwrap();
     assert!(line > 0 && line <= 1024, "{line} bytes for a line");
-    println!("{line} bytes for a line");
+    say(&format!("{line} bytes for a line"));
     kept.unwrap()
 }
 
@@ -162,5 +162,15 @@ fn connections_cost(acl: &Acl, clients: &[Snapshot]) {
         connection > 0 && connection <= 1024,
         "{connection} bytes for a connection"
     );
-    println!("{connection} bytes for the grants of a connection");
+    say(&format!(
+        "{connection} bytes for the grants of a connection"
+    ));
+}
+
+/// With the test's name: tests run side by side.
+fn say(cost: &str) {
+    println!(
+        "{}: {cost}",
+        std::thread::current().name().unwrap_or_default()
+    );
 }
