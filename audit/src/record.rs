@@ -546,8 +546,9 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
 /// Writes `text` as the inside of a JSON string of at most `limit` bytes and a mark that says how
 /// many bytes were cut.
 fn escape(text: &str, limit: usize, into: &mut String) {
-    let plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    if text.len() <= limit && text.as_bytes().iter().all(plain) {
+    let plain = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    // Without an early end, so that many are looked at at once.
+    if text.len() <= limit && text.bytes().fold(true, |all, byte| all & plain(byte)) {
         // Nearly every text.
         into.push_str(text);
         return;
