@@ -22,7 +22,7 @@ use crate::shadow;
 /// How exact time windows are.
 const TICK: Duration = Duration::from_secs(1);
 /// Work to find out whether a subscription was lost by a change; what takes more is not counted.
-const EFFORT: u32 = 1 << 16;
+const EFFORT: u32 = 1 << 14;
 /// What was refused has passed the limits of the broker, which are narrower.
 const LONGEST: TopicLimits = TopicLimits {
     length: u16::MAX as usize,
@@ -118,39 +118,53 @@ impl Keeper {
     }
 
     /// The policy with this hash is about to be put in force: from now on what it denies is watched.
+    /// Called with `kept` held.
     fn about_to_change(&self, hash: &str, now: Now) {
         let old = self.acl.policy();
-        let mut watch = self.watch.lock();
-        if watch.threshold.is_none() || old.hash() == hash {
-            return;
-        }
+        let unproved = {
+            let watch = self.watch.lock();
+            if watch.threshold.is_none() || old.hash() == hash {
+                return;
+            }
+            let before = watch.before.clone();
+            before.filter(|_| watch.rollback.is_watching())
+        };
         // What has not proved itself is nothing to go back to.
-        let proved = watch.before.take();
-        let before = proved.filter(|_| watch.rollback.is_watching());
-        let before = before.unwrap_or_else(|| {
+        let before = unproved.unwrap_or_else(|| {
             let before = Acl::new(old);
             before.tick(now.wall);
             Arc::new(before)
         });
-        if before.policy().hash() == hash {
-            watch.rollback.done();
-        } else {
-            watch.rollback.changed(now.mono);
-            watch.before = Some(before);
-        }
+        let _gone = {
+            let mut watch = self.watch.lock();
+            if before.policy().hash() == hash {
+                watch.rollback.done();
+                watch.before.take()
+            } else {
+                watch.rollback.changed(now.mono);
+                watch.before.replace(before)
+            }
+        };
     }
 
     /// What has to be done once a second. Blocks while sessions are told of a change.
     pub fn tick(&self, modules: &Running, now: Now) {
+        // First, so that what a window takes in both policies is not counted.
+        let before = self.watch.lock().before.clone();
+        if let Some(before) = before {
+            before.tick(now.wall);
+        }
         if modules.acl.tick(now.wall) {
             tracing::info!("a time window of the policy has opened or closed");
             modules.broker.sweep();
         }
         self.tell_lessons(modules);
         let mut kept = self.kept.lock();
-        let struck = self.watch.lock().observe(now);
-        if let Some((jump, threshold, previous)) = struck {
-            self.take_back(modules, jump, threshold, previous);
+        let over = self.watch.lock().observe(now);
+        if let Some(Over { before, jump }) = over
+            && let Some((jump, threshold)) = jump
+        {
+            self.take_back(modules, jump, threshold, before.policy());
         }
         if let Some(summary) = kept.summary.due(&modules.acl, now.mono) {
             tracing::warn!("{summary}");
@@ -223,8 +237,9 @@ impl Keeper {
     /// Counts a denial, if it is the change that made it.
     fn denied(&self, who: &Snapshot, asked: &Asked<'_>) {
         let before = {
-            let watch = self.watch.lock();
-            watch.before.as_ref().filter(|_| watch.counts(who)).cloned()
+            let mut watch = self.watch.lock();
+            let looks = watch.looks(who);
+            watch.before.as_ref().filter(|_| looks).cloned()
         };
         if let Some(before) = before
             && asked.answer(&before, who) > asked.answer(&self.acl, who)
@@ -235,11 +250,11 @@ impl Keeper {
 }
 
 impl Watch {
-    /// Whether a further denial of somebody counts.
-    fn counts(&self, who: &Snapshot) -> bool {
+    /// Whether to look into a further denial of somebody.
+    fn looks(&mut self, who: &Snapshot) -> bool {
         let principal = who.principal();
         self.threshold
-            .is_some_and(|threshold| self.rollback.counts(threshold, principal.as_str()))
+            .is_some_and(|threshold| self.rollback.looks(threshold, principal.as_str()))
     }
 
     fn count(&mut self, who: &Snapshot) {
@@ -249,8 +264,8 @@ impl Watch {
         }
     }
 
-    /// What has to be taken back, if something has to, and for what.
-    fn observe(&mut self, now: Now) -> Option<(Jump, Rate, Arc<Policy>)> {
+    /// The end of a watch, if this is it.
+    fn observe(&mut self, now: Now) -> Option<Over> {
         let threshold = self.threshold;
         let jump = threshold.and_then(|threshold| self.rollback.observe(threshold, now.mono));
         if threshold.is_none() {
@@ -259,14 +274,23 @@ impl Watch {
         if self.rollback.is_watching() {
             return None;
         }
-        let before = self.before.take()?;
-        Some((jump?, threshold?, before.policy()))
+        Some(Over {
+            before: self.before.take()?,
+            jump: jump.zip(threshold),
+        })
     }
+}
+
+/// A watch that is over; to let go of a policy takes time, so that is left to the caller.
+struct Over {
+    before: Arc<Acl>,
+    /// Why that one has to come back.
+    jump: Option<(Jump, Rate)>,
 }
 
 /// What was denied.
 enum Asked<'a> {
-    Publish(Action, &'a str),
+    Publish(Action, &'a str, MessageFacts),
     Subscribe(&'a str),
 }
 
@@ -279,10 +303,9 @@ enum Answer {
 }
 
 impl Asked<'_> {
-    /// By a policy, for the smallest message. What is unclear is nothing.
+    /// By a policy. What is unclear is nothing.
     fn answer(&self, acl: &Acl, who: &Snapshot) -> Answer {
         let grants = acl.client_grants(who);
-        let message = MessageFacts::smallest(QoS::AtMostOnce);
         let all = |allowed: bool| {
             if allowed {
                 Answer::All
@@ -291,9 +314,9 @@ impl Asked<'_> {
             }
         };
         match self {
-            Self::Publish(action, topic) => TopicName::new(topic, LONGEST)
+            Self::Publish(action, topic, message) => TopicName::new(topic, LONGEST)
                 .map_or(Answer::Nothing, |topic| {
-                    all(grants.decide(*action, topic, &message).is_allowed())
+                    all(grants.decide(*action, topic, message).is_allowed())
                 }),
             Self::Subscribe(filter) => {
                 let Ok(filter) = TopicFilter::new(filter, LONGEST) else {
@@ -303,7 +326,8 @@ impl Asked<'_> {
                 if group.is_some_and(|group| !grants.share(group).is_allowed()) {
                     return Answer::Nothing;
                 }
-                match grants.cover(filter, &message, &Effort::new(EFFORT)) {
+                let smallest = MessageFacts::smallest(QoS::AtMostOnce);
+                match grants.cover(filter, &smallest, &Effort::new(EFFORT)) {
                     Cover::Full | Cover::Bounded => Answer::All,
                     Cover::Partial(_) => Answer::Part,
                     Cover::Nothing(_) | Cover::Unclear => Answer::Nothing,
@@ -320,25 +344,28 @@ impl Observer for Keeper {
 
     fn event(&self, event: &Event<'_>, _now: Now) {
         if let Event::PublishDenied {
-            who, topic, action, ..
+            who,
+            topic,
+            action,
+            qos,
+            payload,
+            ..
         } = event
         {
             let action = match *action {
                 "retain" => Action::Retain,
-                "will" => Action::Will,
                 _ => Action::Publish,
             };
-            self.denied(who, &Asked::Publish(action, topic));
-        } else if let Event::SubscribeDenied { who, filter, .. } = event {
-            self.denied(who, &Asked::Subscribe(filter));
-        } else if let Event::SubscriptionSuspended {
+            let message = MessageFacts::new(*qos, *payload);
+            self.denied(who, &Asked::Publish(action, topic, message));
+        } else if let Event::SubscribeDenied { who, filter, .. }
+        | Event::SubscriptionSuspended {
             who,
+            filter,
             suspended: true,
-            ..
         } = event
         {
-            // It was covered before.
-            self.watch.lock().count(who);
+            self.denied(who, &Asked::Subscribe(filter));
         }
     }
 

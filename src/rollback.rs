@@ -16,8 +16,10 @@ use crate::config::Rate;
 
 /// How long a change of policy is watched.
 pub const WATCHED: Duration = Duration::from_mins(1);
-/// Most principals that are told apart, 16 bytes each; beyond, nobody new counts.
+/// Most principals that are told apart, 24 bytes each; beyond, nobody new counts.
 const MAX_PRINCIPALS: usize = 1 << 16;
+/// So many denials of one principal that do not count are looked into; to look takes work.
+const LOOKS: u64 = 20;
 
 /// Watches denials. Asked about once a second.
 #[derive(Debug, Default)]
@@ -31,11 +33,22 @@ struct Watch {
     since: Instant,
     /// Denials that counted so far.
     total: u64,
-    /// Whose they are. By hash: two principals that share one, by chance, count as one.
-    of: HashMap<u64, u64>,
+    /// Of how many principals.
+    principals: usize,
+    /// By hash: two principals that share one, by chance, count as one.
+    of: HashMap<u64, Principal>,
     hasher: RandomState,
     /// Readings of `total` of one period, and the newest before it as its beginning.
     readings: VecDeque<(Instant, u64)>,
+}
+
+/// What there was of one principal.
+#[derive(Debug, Default)]
+struct Principal {
+    /// Denials that counted.
+    denials: u64,
+    /// Denials that were looked into.
+    looks: u64,
 }
 
 /// A change has to be taken back.
@@ -53,6 +66,7 @@ impl Rollback {
         self.watched = Some(Watch {
             since: now,
             total: 0,
+            principals: 0,
             of: HashMap::new(),
             hasher: RandomState::new(),
             readings: VecDeque::from([(now, 0)]),
@@ -70,12 +84,19 @@ impl Rollback {
         self.watched.is_some()
     }
 
-    /// Whether a further denial of this principal would count.
+    /// Whether to look into a further denial of this principal. That is counted: to ask two policies
+    /// is work that somebody without any rights could cause for ever.
     #[must_use]
-    pub fn counts(&self, threshold: Rate, principal: &str) -> bool {
-        self.watched
-            .as_ref()
-            .is_some_and(|watch| watch.counts(threshold, watch.hasher.hash_one(principal)))
+    pub fn looks(&mut self, threshold: Rate, principal: &str) -> bool {
+        let Some(watch) = &mut self.watched else {
+            return false;
+        };
+        let share = share(threshold);
+        watch.of(principal).is_some_and(|of| {
+            let looks = of.denials < share && of.looks < share.saturating_add(LOOKS);
+            of.looks += u64::from(looks);
+            looks
+        })
     }
 
     /// Somebody was denied what the policy before the change allowed.
@@ -83,9 +104,13 @@ impl Rollback {
         let Some(watch) = &mut self.watched else {
             return;
         };
-        let whose = watch.hasher.hash_one(principal);
-        if watch.counts(threshold, whose) {
-            *watch.of.entry(whose).or_default() += 1;
+        let Some(of) = watch.of(principal) else {
+            return;
+        };
+        if of.denials < share(threshold) {
+            of.denials += 1;
+            let first = of.denials == 1;
+            watch.principals += usize::from(first);
             watch.total += 1;
         }
     }
@@ -102,7 +127,7 @@ impl Rollback {
         let first = watch.readings.front().map_or(0, |(_, first)| *first);
         let jump = Jump {
             denials: watch.total.saturating_sub(first),
-            principals: watch.of.len(),
+            principals: watch.principals,
         };
         if jump.denials <= threshold.count {
             return None;
@@ -113,11 +138,13 @@ impl Rollback {
 }
 
 impl Watch {
-    fn counts(&self, threshold: Rate, whose: u64) -> bool {
-        match self.of.get(&whose) {
-            Some(count) => *count < threshold.count / 10,
-            None => self.of.len() < MAX_PRINCIPALS,
+    /// `None`: one principal too many.
+    fn of(&mut self, principal: &str) -> Option<&mut Principal> {
+        let whose = self.hasher.hash_one(principal);
+        if self.of.len() >= MAX_PRINCIPALS && !self.of.contains_key(&whose) {
+            return None;
         }
+        Some(self.of.entry(whose).or_default())
     }
 
     fn forget(&mut self, threshold: Rate, now: Instant) {
@@ -130,6 +157,11 @@ impl Watch {
             self.readings.pop_front();
         }
     }
+}
+
+/// How many denials of one principal count.
+fn share(threshold: Rate) -> u64 {
+    (threshold.count / 10).max(1)
 }
 
 #[cfg(test)]
@@ -208,6 +240,24 @@ mod tests {
         rollback.denied(limit, "cert:c");
         let jump = rollback.observe(limit, start).unwrap();
         assert_eq!((jump.denials, jump.principals), (3, 3));
+    }
+
+    #[test]
+    fn what_does_not_count_is_looked_into_a_few_times() {
+        let mut rollback = Rollback::default();
+        assert!(!rollback.looks(LIMIT, "cert:a"), "nothing is watched");
+        rollback.changed(Instant::now());
+        let looks = |rollback: &mut Rollback, name| {
+            (0..1000).filter(|_| rollback.looks(LIMIT, name)).count()
+        };
+        assert_eq!(looks(&mut rollback, "cert:a"), 30);
+        for _ in 0..10 {
+            assert!(rollback.looks(LIMIT, "cert:b"));
+            rollback.denied(LIMIT, "cert:b");
+        }
+        assert_eq!(looks(&mut rollback, "cert:b"), 0, "its share is full");
+        rollback.changed(Instant::now());
+        assert_eq!(looks(&mut rollback, "cert:a"), 30);
     }
 
     /// Rule 9 of the design.

@@ -175,7 +175,6 @@ pub(crate) fn topic(text: &str, slots: &mut Slots) -> Result<Box<[Level]>, Compl
             "write the plain filter here, and a line with the action share and the group name",
         ));
     }
-    quoted(text)?;
     let (levels, plain) = levels(text, slots)?;
     match TopicFilter::new(&plain, TopicLimits::default()) {
         Ok(_) => Ok(levels),
@@ -207,7 +206,6 @@ pub(crate) fn group(text: &str, slots: &mut Slots) -> Result<Level, Complaint> {
             remedy,
         ));
     }
-    quoted(text)?;
     let (levels, _) = levels(text, slots)?;
     match levels.into_vec().pop() {
         Some(Level::Literal(name)) if name.contains(['+', '#']) => Err(Complaint::new(
@@ -219,22 +217,16 @@ pub(crate) fn group(text: &str, slots: &mut Slots) -> Result<Level, Complaint> {
     }
 }
 
-/// Refuses what stands in quotes that CSV does not know: they would be a part of the text, and a deny
-/// line with them would never match.
-fn quoted(text: &str) -> Result<(), Complaint> {
+/// Whether a text stands in quotes that CSV does not know: they are a part of it, and a deny line with
+/// them matches nothing that was meant.
+pub(crate) fn is_quoted(text: &str) -> bool {
     let quote = |c: char| {
         matches!(
             c,
             '\'' | '`' | '\u{ab}' | '\u{bb}' | '\u{2018}'..='\u{201f}'
         )
     };
-    if text.chars().count() > 1 && text.starts_with(quote) && text.ends_with(quote) {
-        return Err(Complaint::new(
-            format!("{text} stands in quotes that are a part of it"),
-            "leave them out; a field with a comma stands in double quotes (\")",
-        ));
-    }
-    Ok(())
+    text.chars().count() > 1 && text.starts_with(quote) && text.ends_with(quote)
 }
 
 /// The levels of a pattern, and the pattern with a plain word for each placeholder.
@@ -328,8 +320,6 @@ mod tests {
             ("a+", "one whole level"),
             ("", "is empty"),
             ("$share/g/a", "does not take `$share/`"),
-            ("'a/b'", "quotes that are a part of it"),
-            ("\u{201c}a/b\u{201d}", "quotes that are a part of it"),
         ] {
             let complaint = topic(text, &mut Slots::default()).unwrap_err();
             let said = format!("{}; {}", complaint.message, complaint.remedy);
@@ -346,7 +336,7 @@ mod tests {
             ("{name}", true),
             ("a/b", false),
             ("a+", false),
-            ("'a'", false),
+            ("'a'", true),
             ("", false),
         ] {
             assert_eq!(group(text, &mut Slots::default()).is_ok(), good, "{text}");

@@ -304,6 +304,13 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                 "placeholders and wildcards stand in the topic column; use roles for groups",
             );
         }
+        if pattern::is_quoted(&rule.topic) {
+            warn(
+                format!("{} stands in quotes that are a part of it", rule.topic),
+                "leave them out, unless topics really have them; a field with a comma stands in \
+                 double quotes (\")",
+            );
+        }
         let bounds = policy.conditions.bounds(rule.cond);
         if (rule.act, rule.effect) == (Act::Subscribe, Effect::Allow)
             && bounds.excludes_the_smallest()
@@ -328,17 +335,13 @@ pub(crate) fn warnings(policy: &Policy, sources: &Sources, warnings: &mut Vec<Po
                 "write the name that it has in the configuration",
             );
         }
-        let told_apart = rule.levels.iter().any(|level| match level {
-            Level::Slot(number) => {
-                let slot = policy.slots.get(*number);
-                matches!(slot, Some(Slot::Attribute(key)) if &**key == "cert.ca")
-            }
-            Level::Literal(_) | Level::Any | Level::Rest => false,
-        });
         let placeholders = rule.levels.iter().filter_map(|level| match level {
             Level::Slot(number) => policy.slots.get(*number),
             Level::Literal(_) | Level::Any | Level::Rest => None,
         });
+        let told_apart = placeholders
+            .clone()
+            .any(|slot| matches!(slot, Slot::Attribute(key) if &**key == "cert.ca"));
         let asked = rule
             .cond
             .map_or_else(Vec::new, |cond| policy.conditions.slots(cond));

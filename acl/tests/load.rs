@@ -470,6 +470,29 @@ fn a_file_that_is_too_large_is_refused_unread() {
     }
 }
 
+#[test]
+fn quotes_that_csv_does_not_know_are_warned_of_and_are_a_part_of_the_topic() {
+    let sources = sources(
+        "p, *, 'plant/a', publish, deny\n\
+         p, *, \u{201c}plant\u{201d}, publish, deny\n\
+         p, *, plant's/a', publish, allow\n\
+         p, *, \"plant\", publish, allow\n\
+         p, *, 'workers', share, allow\n",
+    );
+    let said = warnings(&sources);
+    let lines: Vec<_> = said.iter().map(|said| said.split(": ").next()).collect();
+    let expected = [1, 2, 5].map(|line| format!("policy.csv:{line}"));
+    assert_eq!(
+        lines,
+        expected.each_ref().map(|line| Some(&**line)),
+        "{said:?}"
+    );
+    assert!(
+        said[0].contains("'plant/a' stands in quotes that are a part of it"),
+        "{said:?}"
+    );
+}
+
 /// A deny line that asks for a listener that is called otherwise would never count.
 #[test]
 fn a_listener_that_there_is_none_of_is_warned_of() {

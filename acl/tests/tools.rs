@@ -340,6 +340,18 @@ fn an_expectation_that_does_not_hold_fails_with_its_line_and_the_reason() {
     }
 }
 
+/// With several issuers, or CAs that have names, a principal has the name of its own in it.
+#[test]
+fn an_expectation_may_say_which_part_of_a_principal_is_its_name() {
+    let text = "[[test]]\nname = \"x\"\nprincipal = \"jwt:id/anna\"\nattributes = { name = \"anna\" }\n\
+                allow = [\"publish devices/anna/telemetry\"]\n";
+    let policy = policy("p, *, devices/{name}/#, publish, allow\n");
+    let report = expect::check("t", text, &policy);
+    assert!(report.passed(), "{report}");
+    let without = text.replace("attributes = { name = \"anna\" }\n", "");
+    assert!(!expect::check("t", &without, &policy).passed());
+}
+
 #[test]
 fn lint_finds_lines_that_do_nothing_or_too_much() {
     let base = "p, cert:a, t/#, publish, allow\np, cert:a, t/x/#, publish, deny\n";

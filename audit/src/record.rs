@@ -305,6 +305,7 @@ pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Rec
             topic,
             action,
             rule,
+            ..
         } => {
             facts
                 .who(who)

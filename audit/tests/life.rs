@@ -19,7 +19,7 @@ use portcullis_audit::{
 use portcullis_core::clock::Now;
 use portcullis_core::hook::{Disconnected, Event, Observer};
 use portcullis_core::secret::Secret;
-use portcullis_core::wire::{ReasonCode, Version};
+use portcullis_core::wire::{QoS, ReasonCode, Version};
 
 #[test]
 fn restarts_continue_one_chain() {
@@ -177,6 +177,8 @@ fn every_event_is_one_line_with_its_facts() {
         Event::PublishDenied {
             who: &who,
             topic: "a/b",
+            qos: QoS::AtMostOnce,
+            payload: 0,
             action: "publish",
             rule: "policy.csv:3",
         },
@@ -249,6 +251,8 @@ fn long_texts_are_cut_and_the_line_stays_bounded() {
         &Event::PublishDenied {
             who: &who,
             topic: &long,
+            qos: QoS::AtMostOnce,
+            payload: 0,
             action: "publish",
             rule: &long,
         },
@@ -513,6 +517,8 @@ fn a_query_finds_and_an_export_converts() {
             &Event::PublishDenied {
                 who: &who,
                 topic,
+                qos: QoS::AtMostOnce,
+                payload: 0,
                 action: "publish",
                 rule: "none",
             },

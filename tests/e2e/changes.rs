@@ -149,6 +149,63 @@ fn two_bad_changes_in_a_row_are_both_taken_back() {
     assert_eq!(broker.status("policy"), good);
 }
 
+/// What the policy before allowed is asked about the message that was refused.
+#[test]
+fn a_policy_that_refuses_large_messages_is_taken_back_too() {
+    let broker = Broker::start(|setup| setup.acl += "rollback-denials = \"1/min\"\n");
+    let mut device = broker.device(V5, "device-1");
+    let mut anna = broker.user(V5, "anna", ANNA);
+    let good = broker.status("policy");
+    let narrow = POLICY.replace(
+        "p, *, lab/#,        publish,   allow\n",
+        "p, *, lab/#, publish, allow, payload <= '1 KiB'\n",
+    );
+    broker.replace_policy(&narrow).unwrap();
+    let large = "x".repeat(2000);
+    assert_ne!(anna.publish("lab/a", "small", 1), 0x87);
+    assert_eq!(anna.publish("lab/a", &large, 1), 0x87);
+    assert_eq!(device.publish("lab/a", &large, 1), 0x87);
+    broker.record("reload", &[("unit", "policy"), ("error", "was taken back")]);
+    assert_eq!(broker.status("policy"), good);
+}
+
+/// A window that closes in the minute after a change closes in the policy before it as well.
+#[test]
+fn what_a_time_window_takes_is_not_the_fault_of_a_change() {
+    let ends = OffsetDateTime::from(SystemTime::now() + Duration::from_secs(4));
+    let ends = ends.format(&Rfc3339).unwrap();
+    let shift = format!("p, *, shift/#, publish, allow, time before '{ends}'\n");
+    let broker = Broker::start(|setup| {
+        setup.acl += "rollback-denials = \"1/min\"\n";
+        setup.policy += &shift;
+    });
+    let mut device = broker.device(V5, "device-1");
+    let mut anna = broker.user(V5, "anna", ANNA);
+    let mut operator = broker.device(V5, "operator");
+    broker
+        .replace_policy(&(without_lab() + shift.as_str()))
+        .unwrap();
+    let open = anna.publish("shift/a", "", 1) != 0x87;
+    let late = SystemTime::now() + Duration::from_secs(20);
+    while anna.publish("shift/a", "", 1) != 0x87 {
+        assert!(SystemTime::now() < late, "the window does not close");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(device.publish("shift/a", "", 1), 0x87);
+    assert_eq!(operator.publish("shift/a", "", 1), 0x87);
+    // These two are, and they alone.
+    assert_eq!(device.publish("lab/a", "", 1), 0x87);
+    assert_eq!(operator.publish("lab/a", "", 1), 0x87);
+    let error = ("error", "was taken back");
+    let record = broker.record("reload", &[("unit", "policy"), error]);
+    let text = record["error"].as_str().unwrap();
+    assert!(
+        text.contains("2 denials counted, of 2 principals"),
+        "{text}"
+    );
+    assert!(open, "the window had closed before the change");
+}
+
 /// Who lost a subscription counts as denied too, so that a policy that silences all is noticed.
 #[test]
 fn suspended_subscriptions_count_and_come_back_with_the_old_policy() {

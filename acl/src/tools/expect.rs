@@ -28,7 +28,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use portcullis_core::hook::Cover;
+use portcullis_core::hook::{Cover, Identity};
 use portcullis_core::wire::QoS;
 use serde::Deserialize;
 use toml::Spanned;
@@ -272,7 +272,9 @@ fn judge(suite: &str, text: &str, file: &File, policy: &Policy) -> Report {
             }
         }
         for key in test.attributes.keys() {
-            if !(key.starts_with("cert.") || key.starts_with("claim.")) {
+            // {name} of a principal with the name of its CA or issuer.
+            let name = key == Identity::NAME;
+            if !(name || key.starts_with("cert.") || key.starts_with("claim.")) {
                 fail(
                     test.principal.span().start,
                     format!(

@@ -10,13 +10,15 @@ use crate::message::{Asked, Publication};
 use crate::settings::{DeniedPublish, Settings};
 use crate::ticket::Progress;
 use crate::topic::{TopicError, TopicName};
-use crate::wire::{self, Ack, AckKind, Delivery, PacketId, Publish, ReasonCode};
+use crate::wire::{self, Ack, AckKind, Delivery, PacketId, Publish, QoS, ReasonCode};
 
 use super::{Connection, End, PendingAck};
 
 /// A publish that the policy refused.
 struct Refused {
     topic: Box<str>,
+    qos: QoS,
+    payload: usize,
     action: &'static str,
     rule: String,
 }
@@ -184,6 +186,8 @@ impl Connection {
             };
         Ok(Err(Refused {
             topic: topic.as_str().into(),
+            qos: publish.delivery.qos(),
+            payload: publish.payload.len(),
             action: refused.0,
             rule: refused.1,
         }))
@@ -200,6 +204,8 @@ impl Connection {
     ) -> Result<(), End> {
         let Refused {
             topic,
+            qos,
+            payload,
             action,
             rule,
         } = refused;
@@ -208,6 +214,8 @@ impl Connection {
         let event = Event::PublishDenied {
             who: self.guard.subject().snapshot(),
             topic,
+            qos: *qos,
+            payload: *payload,
             action,
             rule,
         };

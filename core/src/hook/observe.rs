@@ -134,7 +134,11 @@ pub enum Event<'a> {
         who: &'a Snapshot,
         /// Where to.
         topic: &'a str,
-        /// `publish`, `retain` or `will`.
+        /// At which `QoS`.
+        qos: QoS,
+        /// Size of the payload, bytes.
+        payload: usize,
+        /// `publish` or `retain`.
         action: &'a str,
         /// The rule, in words, or why else.
         rule: &'a str,
