@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use portcullis_core::hook::{Accepted, Outcome, Principal, Refusal, RefusalKind};
 
 use crate::desk::{Desk, Looked, bad, short};
-use crate::guess::{self, Patience};
+use crate::guess::{Attempt, Patience, Reserved, Unjudged};
 use crate::scram::{self, Challenge, First};
 use crate::{Method, password};
 
@@ -127,9 +127,10 @@ impl Desk {
                 Mechanism::OauthBearer => return self.bearer(looked, data).await,
                 Mechanism::Scram => self.challenge(looked, data).await.map(Outcome::Continue),
             },
-            (_, Some(Waiting::Proof(proof)), Some(data)) => {
-                self.proof(looked, &proof, data).map(Outcome::Accepted)
-            }
+            (_, Some(Waiting::Proof(proof)), Some(data)) => self
+                .proof(looked, &proof, data)
+                .await
+                .map(Outcome::Accepted),
             (_, Some(Waiting::End(refusal)), _) => Err(refusal),
             (_, Some(Waiting::First | Waiting::Proof(_)), None) => {
                 Err(bad(format!("{method}: the message is missing")))
@@ -211,7 +212,7 @@ impl Desk {
         Ok(answer)
     }
 
-    fn proof(
+    async fn proof(
         &self,
         looked: &Looked<'_>,
         proof: &Proof,
@@ -223,21 +224,16 @@ impl Desk {
             claimed: claimed.clone().ok(),
             ..bad(format!("SCRAM-SHA-256: {why}"))
         };
-        let guess = self.guess(looked, name);
         // Many exchanges may have begun before the first proof was wrong.
-        if !guess.may_go_on(Duration::ZERO) {
-            return Err(refuse(guess::Attempt::TOO_MANY));
-        }
-        let wrong = |why: &str| {
-            guess.failed();
-            refuse(why)
-        };
+        let guess = self.reserve(looked, name, self.guess(looked, name)).await?;
         // A stranger is verified too: the same work, and nothing that fits.
         let verified = proof.challenge.verify(message);
         let (reference, own) = match (&proof.line, verified) {
             (Ok(reference), Ok(own)) => (reference, own),
-            (Ok(_), Err(why)) => return Err(wrong(why)),
-            (Err(why), _) => return Err(wrong(why)),
+            (&Err(why), _) | (Ok(_), Err(why)) => {
+                guess.failed();
+                return Err(refuse(why));
+            }
         };
         guess.succeeded();
         let principal = match &claimed {
@@ -253,33 +249,49 @@ impl Desk {
         })
     }
 
-    fn guess<'a>(&'a self, looked: &Looked<'_>, user: &'a str) -> guess::Attempt<'a> {
-        guess::Attempt {
-            guesses: &self.guesses,
-            user,
-            peer: looked.attempt.peer,
-            now: looked.attempt.now.mono,
-        }
+    fn guess(&self, looked: &Looked<'_>, user: &str) -> Attempt<'_> {
+        let attempt = looked.attempt;
+        self.guesses.attempt(user, attempt.peer, attempt.now.mono)
     }
 
     /// Lets a guesser wait, or refuses him.
-    pub(crate) async fn patience<'a>(
-        &'a self,
+    pub(crate) async fn patience(
+        &self,
         looked: &Looked<'_>,
-        user: &'a str,
-    ) -> Result<guess::Attempt<'a>, Refusal> {
+        user: &str,
+    ) -> Result<Attempt<'_>, Refusal> {
         let guess = self.guess(looked, user);
         match guess.patience() {
-            Patience::Judge => Ok(guess),
-            Patience::Wait(time) => {
-                looked.attempt.clock.pause(time).await;
-                Ok(guess)
-            }
-            Patience::Refuse => Err(Refusal {
-                claimed: Principal::vouched("user", user).ok(),
-                ..bad(format!("password: {}", guess::Attempt::TOO_MANY))
-            }),
+            Patience::Judge => {}
+            Patience::Wait(time) => looked.attempt.clock.pause(time).await,
+            Patience::Refuse => return Err(unjudged(user, Unjudged::Refused)),
         }
+        Ok(guess)
+    }
+
+    /// Counts a guess, before it is looked at.
+    pub(crate) async fn reserve<'a>(
+        &'a self,
+        looked: &Looked<'_>,
+        user: &str,
+        guess: Attempt<'a>,
+    ) -> Result<Reserved<'a>, Refusal> {
+        let reserved = guess.reserve(&looked.attempt.clock).await;
+        reserved.map_err(|why| unjudged(user, why))
+    }
+}
+
+fn unjudged(user: &str, why: Unjudged) -> Refusal {
+    let refusal = match why {
+        Unjudged::Refused => bad(format!("password: {}", Attempt::TOO_MANY)),
+        Unjudged::Unavailable => Refusal::new(
+            RefusalKind::Unavailable,
+            "password: too many passwords wait to be verified",
+        ),
+    };
+    Refusal {
+        claimed: Principal::vouched("user", user).ok(),
+        ..refusal
     }
 }
 

@@ -5,26 +5,42 @@
 //! longer, and at last attempts are refused for a while without being looked at. Certificates and
 //! tokens are never counted: nobody guesses a signature. The limit per address, whatever the user,
 //! is `limits.auth-failures-per-ip`.
+//!
+//! What is being judged is counted as if it were wrong, until it is known to be right: so that not
+//! more are judged at once than may fail. One more waits for that, as clients do that share a user
+//! and come at once.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use portcullis_core::hook::StopClock;
+use tokio::sync::Notify;
+
+use crate::slots::{Place, Slots};
 
 /// Counts failures; bounded.
 pub(crate) struct Guesses {
     table: Mutex<HashMap<u64, Failures>>,
+    /// Who wait until others have been judged, whatever the user.
+    waiting: AtomicUsize,
     /// Seeded: nobody can choose a user whose key is another's.
     hash: RandomState,
     capacity: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Failures {
     count: u32,
+    /// Attempts that are being judged. While there are any, this is not forgotten.
+    judged: u32,
     last: Instant,
+    /// Told whenever one of them has been judged.
+    judgement: Arc<Notify>,
 }
 
 /// What an attempt has to bear.
@@ -38,41 +54,110 @@ pub(crate) enum Patience {
     Refuse,
 }
 
-/// One attempt at a password. While it waits for its turn others may have failed, so it is asked
-/// about once more then: else as many could guess at once as there are connections.
+/// One attempt at a password.
 #[derive(Clone, Copy)]
 pub(crate) struct Attempt<'a> {
-    pub(crate) guesses: &'a Guesses,
-    pub(crate) user: &'a str,
-    pub(crate) peer: Option<SocketAddr>,
-    pub(crate) now: Instant,
+    guesses: &'a Guesses,
+    key: u64,
+    now: Instant,
+    /// When it was `now`.
+    since: tokio::time::Instant,
 }
 
-impl Attempt<'_> {
+/// Why an attempt is not judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unjudged {
+    /// Too many were wrong.
+    Refused,
+    /// Too many wait.
+    Unavailable,
+}
+
+/// An attempt that is being judged. Dropped, it was neither right nor wrong.
+pub(crate) struct Reserved<'a> {
+    attempt: Attempt<'a>,
+    right: Option<bool>,
+}
+
+impl<'a> Attempt<'a> {
     /// Why an attempt is refused.
     pub(crate) const TOO_MANY: &'static str =
         "too many wrong ones for this user from this address; refused for a minute";
 
     /// What the attempt has to bear.
     pub(crate) fn patience(&self) -> Patience {
-        self.guesses.patience(self.user, self.peer, self.now)
+        self.guesses.patience(self.key, self.at())
     }
 
-    /// Whether it may still be judged now that its turn has come.
-    pub(crate) fn may_go_on(&self, waited: Duration) -> bool {
-        let now = self.now + waited;
-        self.guesses.patience(self.user, self.peer, now) != Patience::Refuse
+    /// Asks to be judged, and waits while as many are as may fail; meanwhile `clock` is stopped.
+    /// Nothing that others wait for may be held.
+    ///
+    /// # Errors
+    ///
+    /// It is not judged.
+    pub(crate) async fn reserve(self, clock: &StopClock) -> Result<Reserved<'a>, Unjudged> {
+        let judgement = match self.guesses.reserve(self.key, self.at()) {
+            Turn::Now => return Ok(self.reserved()),
+            Turn::Never => return Err(Unjudged::Refused),
+            Turn::Later(judgement) => judgement,
+        };
+        let _place =
+            Place::take(&self.guesses.waiting, Slots::QUEUE).ok_or(Unjudged::Unavailable)?;
+        let _stopped = clock.stop();
+        let mut judgement = judgement;
+        loop {
+            // From here on it hears of each; so what was judged before is asked about once more.
+            let heard = Arc::clone(&judgement).notified_owned();
+            judgement = match self.guesses.reserve(self.key, self.at()) {
+                Turn::Now => return Ok(self.reserved()),
+                Turn::Never => return Err(Unjudged::Refused),
+                Turn::Later(same) if Arc::ptr_eq(&same, &judgement) => {
+                    heard.await;
+                    same
+                }
+                Turn::Later(another) => another,
+            };
+        }
     }
 
+    fn reserved(self) -> Reserved<'a> {
+        Reserved {
+            attempt: self,
+            right: None,
+        }
+    }
+
+    fn at(&self) -> Instant {
+        self.now + self.since.elapsed()
+    }
+}
+
+impl Reserved<'_> {
     /// Counts it as wrong.
-    pub(crate) fn failed(&self) {
-        self.guesses.failed(self.user, self.peer, self.now);
+    pub(crate) fn failed(mut self) {
+        self.right = Some(false);
     }
 
     /// Forgets the failures of one who knew the password.
-    pub(crate) fn succeeded(&self) {
-        self.guesses.succeeded(self.user, self.peer);
+    pub(crate) fn succeeded(mut self) {
+        self.right = Some(true);
     }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let Attempt { guesses, key, .. } = self.attempt;
+        guesses.judged(key, self.right, self.attempt.at());
+    }
+}
+
+/// When an attempt is judged.
+enum Turn {
+    /// It is counted among those that are.
+    Now,
+    /// When one of these has been.
+    Later(Arc<Notify>),
+    Never,
 }
 
 impl Guesses {
@@ -96,54 +181,86 @@ impl Guesses {
     fn with_capacity(capacity: usize) -> Self {
         Self {
             table: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             hash: RandomState::new(),
             capacity,
         }
     }
 
-    /// What an attempt as `user` from `peer` has to bear at `now`.
-    fn patience(&self, user: &str, peer: Option<SocketAddr>, now: Instant) -> Patience {
-        let found = self.table.lock().get(&self.key(user, peer)).copied();
-        let Some(failures) = found else {
+    /// An attempt as `user` from `peer` at `now`.
+    pub(crate) fn attempt(
+        &self,
+        user: &str,
+        peer: Option<SocketAddr>,
+        now: Instant,
+    ) -> Attempt<'_> {
+        Attempt {
+            guesses: self,
+            key: self.key(user, peer),
+            now,
+            since: tokio::time::Instant::now(),
+        }
+    }
+
+    fn patience(&self, key: u64, now: Instant) -> Patience {
+        let table = self.table.lock();
+        let Some(failures) = table.get(&key) else {
             return Patience::Judge;
         };
-        let since = now.saturating_duration_since(failures.last);
-        if since >= Self::FORGOTTEN || failures.count < Self::FREE {
-            Patience::Judge
-        } else if failures.count < Self::MANY {
-            Patience::Wait(Self::FIRST_WAIT * (1 << (failures.count - Self::FREE)))
-        } else if since < Self::REFUSED {
+        let count = failures.held(now);
+        if failures.room(now) == 0 {
             Patience::Refuse
+        } else if (Self::FREE..Self::MANY).contains(&count) {
+            Patience::Wait(Self::FIRST_WAIT * (1 << (count - Self::FREE)))
         } else {
-            // One more try, then it is refused again.
             Patience::Judge
         }
     }
 
-    /// Counts a wrong password. One that is refused already costs nothing more, or whoever is
-    /// refused could be kept out for ever.
-    fn failed(&self, user: &str, peer: Option<SocketAddr>, now: Instant) {
-        let key = self.key(user, peer);
+    /// Counts an attempt as one that is being judged, if it may be.
+    fn reserve(&self, key: u64, now: Instant) -> Turn {
         let mut table = self.table.lock();
         if table.len() >= self.capacity && !table.contains_key(&key) {
             make_room(&mut table, now);
         }
-        let failures = table.entry(key).or_insert(Failures {
+        let failures = table.entry(key).or_insert_with(|| Failures {
             count: 0,
+            judged: 0,
             last: now,
+            judgement: Arc::default(),
         });
-        let since = now.saturating_duration_since(failures.last);
-        if since >= Self::FORGOTTEN {
-            failures.count = 0;
-        } else if failures.count >= Self::MANY && since < Self::REFUSED {
-            return;
+        let room = failures.room(now);
+        if room == 0 {
+            Turn::Never
+        } else if failures.judged >= room {
+            Turn::Later(Arc::clone(&failures.judgement))
+        } else {
+            failures.judged += 1;
+            Turn::Now
         }
-        failures.count = failures.count.saturating_add(1);
-        failures.last = now;
     }
 
-    fn succeeded(&self, user: &str, peer: Option<SocketAddr>) {
-        self.table.lock().remove(&self.key(user, peer));
+    /// An attempt that was counted as being judged is that no more; whether it was right, if that is
+    /// known.
+    fn judged(&self, key: u64, right: Option<bool>, now: Instant) {
+        let mut table = self.table.lock();
+        let Some(failures) = table.get_mut(&key) else {
+            return;
+        };
+        failures.judged = failures.judged.saturating_sub(1);
+        match right {
+            None => {}
+            Some(true) => failures.count = 0,
+            Some(false) => {
+                failures.count = failures.held(now).saturating_add(1);
+                // Another may have come later and been judged before.
+                failures.last = failures.last.max(now);
+            }
+        }
+        failures.judgement.notify_waiters();
+        if failures.count == 0 && failures.judged == 0 {
+            table.remove(&key);
+        }
     }
 
     fn key(&self, user: &str, peer: Option<SocketAddr>) -> u64 {
@@ -156,10 +273,36 @@ impl Guesses {
     }
 }
 
-/// Drops what is forgotten, or else the oldest half.
+impl Failures {
+    /// Failures that are not forgotten.
+    fn held(&self, now: Instant) -> u32 {
+        if self.since(now) < Guesses::FORGOTTEN {
+            self.count
+        } else {
+            0
+        }
+    }
+
+    /// How many may be judged at once; 0: none is.
+    fn room(&self, now: Instant) -> u32 {
+        match Guesses::MANY.saturating_sub(self.held(now)) {
+            0 if self.since(now) < Guesses::REFUSED => 0,
+            // One more try, then it is refused again.
+            0 => 1,
+            room => room,
+        }
+    }
+
+    fn since(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last)
+    }
+}
+
+/// Drops what is forgotten, or else the oldest half; but nothing that is being judged, of which
+/// there is only as much as may wait.
 fn make_room(table: &mut HashMap<u64, Failures>, now: Instant) {
     let before = table.len();
-    table.retain(|_, failures| now.saturating_duration_since(failures.last) < Guesses::FORGOTTEN);
+    table.retain(|_, failures| failures.judged > 0 || failures.since(now) < Guesses::FORGOTTEN);
     if table.len() < before {
         return;
     }
@@ -167,12 +310,32 @@ fn make_room(table: &mut HashMap<u64, Failures>, now: Instant) {
     let middle = times.len() / 2;
     let (_, median, _) = times.select_nth_unstable(middle);
     let median = *median;
-    table.retain(|_, failures| failures.last > median);
+    table.retain(|_, failures| failures.judged > 0 || failures.last > median);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Guesses {
+        fn bears(&self, user: &str, peer: Option<SocketAddr>, now: Instant) -> Patience {
+            self.patience(self.key(user, peer), now)
+        }
+
+        fn begins(&self, user: &str, peer: Option<SocketAddr>, now: Instant) -> bool {
+            matches!(self.reserve(self.key(user, peer), now), Turn::Now)
+        }
+
+        fn ends(&self, user: &str, peer: Option<SocketAddr>, right: Option<bool>, now: Instant) {
+            self.judged(self.key(user, peer), right, now);
+        }
+
+        fn failed(&self, user: &str, peer: Option<SocketAddr>, now: Instant) {
+            if self.begins(user, peer, now) {
+                self.ends(user, peer, Some(false), now);
+            }
+        }
+    }
 
     fn peer(text: &str) -> Option<SocketAddr> {
         let address = text.parse().ok()?;
@@ -185,7 +348,7 @@ mod tests {
         let from = peer("192.0.2.1");
         let mut seen = Vec::new();
         for _ in 0..11 {
-            seen.push(guesses.patience("anna", from, now));
+            seen.push(guesses.bears("anna", from, now));
             guesses.failed("anna", from, now);
         }
         let wait = |millis| Patience::Wait(Duration::from_millis(millis));
@@ -204,10 +367,10 @@ mod tests {
         ];
         assert_eq!(seen, expected);
         let later = |seconds| now + Duration::from_secs(seconds);
-        let judge = |at| guesses.patience("anna", from, at);
+        let judge = |at| guesses.bears("anna", from, at);
         assert_eq!(judge(later(59)), Patience::Refuse);
         assert_eq!(judge(later(60)), Patience::Judge);
-        // Who was being judged when it was refused does not make it longer.
+        // Who is refused does not make it longer.
         guesses.failed("anna", from, later(59));
         assert_eq!(judge(later(60)), Patience::Judge);
         guesses.failed("anna", from, later(60));
@@ -234,12 +397,12 @@ mod tests {
             ("otto", "192.0.2.1", Patience::Judge),
         ] {
             assert_eq!(
-                guesses.patience(user, peer(from), now),
+                guesses.bears(user, peer(from), now),
                 expected,
                 "{user} {from}"
             );
         }
-        assert_eq!(guesses.patience("anna", None, now), Patience::Judge);
+        assert_eq!(guesses.bears("anna", None, now), Patience::Judge);
     }
 
     #[test]
@@ -248,8 +411,61 @@ mod tests {
         for _ in 0..6 {
             guesses.failed("anna", None, now);
         }
-        guesses.succeeded("anna", None);
-        assert_eq!(guesses.patience("anna", None, now), Patience::Judge);
+        assert!(guesses.begins("anna", None, now));
+        guesses.ends("anna", None, Some(true), now);
+        assert!(guesses.table.lock().is_empty());
+        assert_eq!(guesses.bears("anna", None, now), Patience::Judge);
+    }
+
+    #[test]
+    fn no_more_are_judged_at_once_than_may_fail() {
+        let (guesses, now) = (Guesses::new(), Instant::now());
+        let later = |seconds| now + Duration::from_secs(seconds);
+        let begin = |at| (0..20).filter(|_| guesses.begins("anna", None, at)).count();
+        let end = |right, at| guesses.ends("anna", None, right, at);
+        assert_eq!(begin(now), 10);
+        // Neither right nor wrong: one more.
+        end(None, now);
+        assert_eq!(begin(now), 1);
+        // Wrong, and there is no room for another. They wait long, and the minute begins with the
+        // last that was wrong, whichever was judged first.
+        (0..9).for_each(|_| end(Some(false), later(70)));
+        assert_eq!(begin(later(70)), 0);
+        end(Some(false), later(65));
+        assert_eq!(guesses.bears("anna", None, later(129)), Patience::Refuse);
+        assert_eq!(begin(later(129)), 0);
+        assert_eq!(begin(later(130)), 1, "one more try");
+        end(Some(true), later(130));
+        assert_eq!(begin(later(130)), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_judgement_hears_of_it_and_long_waits_count() {
+        let (guesses, now) = (Guesses::new(), Instant::now());
+        let clock = StopClock::new(Duration::from_secs(10));
+        let attempt = || guesses.attempt("anna", None, now);
+        let mut judged = Vec::new();
+        for _ in 0..10 {
+            judged.push(attempt().reserve(&clock).await.ok().unwrap());
+        }
+        let next = attempt().reserve(&clock);
+        tokio::pin!(next);
+        let seconds = Duration::from_secs;
+        let soon = tokio::time::timeout(seconds(90), &mut next).await;
+        assert!(soon.is_err(), "ten are being judged");
+        judged.pop().unwrap().succeeded();
+        judged.push(next.await.ok().unwrap());
+        let next = attempt().reserve(&clock);
+        tokio::pin!(next);
+        let soon = tokio::time::timeout(seconds(1), &mut next).await;
+        assert!(soon.is_err(), "ten are being judged");
+        judged.into_iter().for_each(Reserved::failed);
+        assert_eq!(next.await.err(), Some(Unjudged::Refused));
+        // It came long before the failures, and they are counted where they were.
+        let late = guesses.attempt("anna", None, now + seconds(91 + 59));
+        assert_eq!(late.patience(), Patience::Refuse);
+        let late = guesses.attempt("anna", None, now + seconds(91 + 60));
+        assert_eq!(late.patience(), Patience::Judge);
     }
 
     #[test]
@@ -261,10 +477,7 @@ mod tests {
                 guesses.failed(&user.to_string(), None, at);
             }
             assert!(guesses.table.lock().len() <= 100);
-            assert_eq!(
-                guesses.patience(&user.to_string(), None, at),
-                Patience::Refuse
-            );
+            assert_eq!(guesses.bears(&user.to_string(), None, at), Patience::Refuse);
         }
     }
 }

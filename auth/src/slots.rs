@@ -46,10 +46,10 @@ impl Slots {
 }
 
 /// A place in the queue, given back when dropped.
-struct Place<'a>(&'a AtomicUsize);
+pub(crate) struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
+    pub(crate) fn take(waiting: &'a AtomicUsize, limit: usize) -> Option<Self> {
         // The place first: it is given back if it is one too many.
         let before = waiting.fetch_add(1, Ordering::Relaxed);
         let place = Self(waiting);

@@ -34,7 +34,6 @@ use zeroize::Zeroizing;
 use crate::breaker::Breaker;
 use crate::claims::{self, named};
 use crate::fetch::{Ask, Client, secret};
-use crate::guess;
 use crate::introspection::{Believed, Said, vouched};
 use crate::jwt::MAX_TOKEN;
 use crate::slots::Slots;
@@ -58,10 +57,7 @@ pub(crate) struct Webhook {
 #[derive(Clone, Copy)]
 pub(crate) enum Judged<'a> {
     /// A password and whose it is said to be.
-    Password {
-        guess: guess::Attempt<'a>,
-        password: &'a [u8],
-    },
+    Password { user: &'a str, password: &'a [u8] },
     /// A token.
     Token(&'a [u8]),
 }
@@ -169,11 +165,6 @@ impl Webhook {
         let (_slot, waited) = turn.ok_or_else(|| unavailable("too many requests wait for it"))?;
         let now = attempt.now.mono + waited;
         let wrong = |why: &str| (RefusalKind::BadCredential, why.to_owned());
-        if let Judged::Password { guess, .. } = judged
-            && !guess.may_go_on(waited)
-        {
-            return Err(wrong(guess::Attempt::TOO_MANY));
-        }
         // Not before: whoever waits holds no memory.
         let body = body(attempt, judged, certificate).map_err(wrong)?;
         if !self.breaker.allows(now) {
@@ -212,7 +203,7 @@ impl Webhook {
     ) -> Result<Believed, String> {
         let settings = &self.settings;
         let (kind, name) = match (judged, &answer.principal) {
-            (Judged::Password { guess, .. }, None) => ("user", guess.user),
+            (Judged::Password { user, .. }, None) => ("user", user),
             (Judged::Password { .. }, Some(name)) => ("user", name.as_str()),
             (Judged::Token(_), Some(name)) => ("jwt", name.as_str()),
             (Judged::Token(_), None) => return Err("its answer names no principal".into()),
@@ -277,9 +268,9 @@ fn body(
         certificate,
     };
     match judged {
-        Judged::Password { guess, password } => {
+        Judged::Password { user, password } => {
             facts.kind = "password";
-            facts.username = Some(guess.user);
+            facts.username = Some(user);
             facts.password = std::str::from_utf8(password).ok();
         }
         Judged::Token(token) => {

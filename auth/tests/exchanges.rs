@@ -392,21 +392,21 @@ fn guessing_is_slowed_down_and_refused_and_a_certificate_is_not_asked() {
         refused(judge("wrong", "192.0.2.1", 0));
     }
     let before = hashes();
-    let (kind, reason) = refused(judge("secret", "192.0.2.1", 59));
+    let (kind, reason) = refused(judge("secret", "192.0.2.1", 63));
     assert_eq!(kind, RefusalKind::BadCredential);
     assert!(reason.contains("too many"), "{reason}");
     assert_eq!(hashes(), before, "nothing is hashed for a guesser");
-    // The owner elsewhere, and later.
+    // The owner elsewhere, and later: a minute after the last, which had to wait 3.2 s.
     assert_eq!(accepted(judge("secret", "192.0.2.2", 0)).0, "user:anna");
-    assert_eq!(accepted(judge("secret", "192.0.2.1", 60)).0, "user:anna");
+    assert_eq!(accepted(judge("secret", "192.0.2.1", 64)).0, "user:anna");
     // SCRAM is counted with plain passwords.
     for _ in 0..10 {
-        refused(judge("wrong", "192.0.2.1", 61));
+        refused(judge("wrong", "192.0.2.1", 65));
     }
     let mut first = enhanced("SCRAM-SHA-256", Some(b"n,,n=anna,r=abcdefgh"), 0);
     first.peer = from("192.0.2.1");
     first.now = start;
-    first.now.mono += Duration::from_secs(62);
+    first.now.mono += Duration::from_secs(66);
     assert!(refused(step(desk, &first)).1.contains("too many"));
 }
 

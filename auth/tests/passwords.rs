@@ -165,9 +165,8 @@ fn guesses_that_are_made_at_once_are_counted_all_the_same() {
         .filter(|why| why.contains("too many"))
         .count();
     assert_eq!(wrong + refused, 41, "{reasons:?}");
-    // Those that were being hashed when the tenth was wrong are judged too.
-    assert!((10..14).contains(&wrong), "{wrong}");
-    assert_eq!(desk.password_hashes(), wrong as u64);
+    assert_eq!(wrong, 10);
+    assert_eq!(desk.password_hashes(), 10);
 }
 
 #[test]

@@ -13,7 +13,6 @@ use super::{BOTH, Desk, Looked, bad};
 use crate::Link;
 use crate::certificate::Facts;
 use crate::der::{hex, sha256};
-use crate::guess;
 use crate::introspection::Said;
 use crate::jwt::{self, Court, Once, Proven};
 use crate::password::{self, Check};
@@ -220,7 +219,8 @@ impl Desk {
             _ => return Err(bad("password: there is no user name".to_owned())),
         };
         let guess = self.patience(looked, user).await?;
-        match self.owner_of(looked, guess, password).await {
+        let guess = self.reserve(looked, user, guess).await?;
+        match self.owner_of(looked, user, password).await {
             Ok(accepted) => {
                 guess.succeeded();
                 Ok(accepted)
@@ -240,7 +240,7 @@ impl Desk {
     async fn owner_of(
         &self,
         looked: &Looked<'_>,
-        guess: guess::Attempt<'_>,
+        user: &str,
         password: &[u8],
     ) -> Result<Accepted, Refusal> {
         let state = looked.state;
@@ -248,7 +248,7 @@ impl Desk {
         let mut why = Vec::new();
         for link in &state.chain {
             match link {
-                Link::Passwords => match self.user_of_file(looked, guess, password).await? {
+                Link::Passwords => match self.user_of_file(looked, user, password).await? {
                     Ok(accepted) => return Ok(accepted),
                     Err(reason) => why.push(reason),
                 },
@@ -257,7 +257,7 @@ impl Desk {
                     else {
                         continue;
                     };
-                    let (facts, judged) = (facts(looked), Judged::Password { guess, password });
+                    let (facts, judged) = (facts(looked), Judged::Password { user, password });
                     let said = hook
                         .judge(looked.attempt, judged, facts.as_ref(), several)
                         .await;
@@ -285,7 +285,7 @@ impl Desk {
     async fn user_of_file(
         &self,
         looked: &Looked<'_>,
-        guess: guess::Attempt<'_>,
+        user: &str,
         password: &[u8],
     ) -> Result<Result<Accepted, String>, Refusal> {
         let Some(users) = &looked.state.users else {
@@ -294,18 +294,17 @@ impl Desk {
         let refuse = |why: String| bad(format!("password: {why}"));
         let digest = match self
             .hasher
-            .check(users, (guess, password), &looked.attempt.clock)
+            .check(users, (user, password), &looked.attempt.clock)
             .await
         {
             Check::Right(digest) => digest,
-            Check::Wrong(why) | Check::Guessed(why) => return Err(refuse(why.to_owned())),
+            Check::Wrong(why) => return Err(refuse(why.to_owned())),
             Check::Stranger(why) => return Ok(Err(format!("password: {why}"))),
             Check::Unavailable(why) => {
                 let reason = format!("password: {why}");
                 return Err(Refusal::new(RefusalKind::Unavailable, reason));
             }
         };
-        let user = guess.user;
         let principal = Principal::vouched("user", user)
             .map_err(|error| refuse(format!("the user name: {error}")))?;
         let reference = password::Reference {

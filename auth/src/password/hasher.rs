@@ -17,7 +17,6 @@ use zeroize::Zeroizing;
 
 use super::{Line, Users};
 use crate::Error;
-use crate::guess;
 use crate::slots::Slots;
 
 /// Verifies passwords.
@@ -37,8 +36,6 @@ pub(crate) enum Check {
     Wrong(&'static str),
     /// No such user.
     Stranger(&'static str),
-    /// It was not looked at: others have guessed at this user meanwhile.
-    Guessed(&'static str),
     /// Cannot be said now.
     Unavailable(&'static str),
 }
@@ -76,25 +73,22 @@ impl Hasher {
     pub(crate) async fn check(
         &self,
         users: &Users,
-        (guess, password): (guess::Attempt<'_>, &[u8]),
+        (user, password): (&str, &[u8]),
         clock: &StopClock,
     ) -> Check {
-        let known = users.line(guess.user).cloned();
+        let known = users.line(user).cloned();
         let line = known.as_ref().unwrap_or(&users.stranger);
         let tag = self.tag(line, password);
         if line.remembers(&tag) {
             return Check::Right(line.digest.clone());
         }
-        let Some((slot, waited)) = self.slots.turn(clock).await else {
+        let Some((slot, _)) = self.slots.turn(clock).await else {
             return Check::Unavailable("too many passwords wait to be verified");
         };
         // Clients that share a user come back together: what one of them has just proved need not
         // be hashed for each.
         if line.remembers(&tag) {
             return Check::Right(line.digest.clone());
-        }
-        if !guess.may_go_on(waited) {
-            return Check::Guessed(guess::Attempt::TOO_MANY);
         }
         match self.hash(slot, line, password).await {
             Err(why) => Check::Unavailable(why),
