@@ -418,14 +418,6 @@ impl Settings {
                 ));
             }
         }
-        for (of, url, connection) in self.connections() {
-            if connection.identity.is_some() && !url.uses_tls() {
-                return Err(Error::setting(
-                    format!("{of}: there is a tls-certificate, and the address is not https"),
-                    "use https, or remove tls-certificate and tls-key: nobody would see them",
-                ));
-            }
-        }
         for one in &self.webhooks {
             if !one.passwords && !one.tokens {
                 return Err(Error::setting(
@@ -459,6 +451,18 @@ impl Settings {
             (of, &one.url, &one.connection)
         });
         keys.chain(introspection).chain(webhooks)
+    }
+
+    /// Warnings of certificates that the broker would show, if it were asked.
+    pub(crate) fn unseen(&self) -> impl Iterator<Item = String> {
+        let unseen = self
+            .connections()
+            .filter(|(_, url, connection)| connection.identity.is_some() && !url.uses_tls());
+        unseen.map(|(of, ..)| {
+            format!(
+                "{of}: there is a tls-certificate, and the address is not https, so that nobody sees it; use https, or remove tls-certificate and tls-key"
+            )
+        })
     }
 
     /// Files with what proves the broker to others.

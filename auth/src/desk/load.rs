@@ -57,6 +57,7 @@ impl State {
             };
             note("deny-fingerprints".to_owned(), error);
         }
+        warnings.extend(next.settings.unseen());
         warnings.extend(next.settings.secret_files().filter_map(file::exposed));
         for settings in &next.settings.issuers {
             let before = old.issuer(&settings.name);
