@@ -36,8 +36,11 @@ const MAX_FILE: u64 = 64 << 20;
 /// Longest user name, in bytes.
 const MAX_USER: usize = 256;
 
+/// The byte order mark.
+const MARK: &str = "\u{feff}";
+
 /// What one hash costs: the parameters of argon2id (RFC 9106, section 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Cost {
     /// Memory in KiB.
     memory: u32,
@@ -117,6 +120,12 @@ impl Users {
         let bytes = file::read(path, MAX_FILE)?;
         let users = Self::parse(path, &bytes)?;
         let mut warnings: Vec<_> = file::exposed(path).into_iter().collect();
+        if bytes.starts_with(MARK.as_bytes()) {
+            warnings.push(format!(
+                "{}: begins with a byte order mark, which is not read; save it as UTF-8 without one",
+                path.display()
+            ));
+        }
         if users
             .lines
             .values()
@@ -143,15 +152,8 @@ impl Users {
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self, Error> {
         let text = std::str::from_utf8(bytes)
             .map_err(|_| Error::file(path, "is not UTF-8", "write it with portcullis passwd"))?;
-        if text.starts_with('\u{feff}') {
-            // It would be the beginning of somebody's name.
-            return Err(Error::line(
-                path,
-                1,
-                "the file begins with a byte order mark",
-                "save it as UTF-8 without one",
-            ));
-        }
+        // It would be the beginning of somebody's name.
+        let text = unmarked(text);
         let mut lines: HashMap<Box<str>, Arc<Line>> = HashMap::new();
         let mut costs: HashMap<Cost, usize> = HashMap::new();
         let mut iterations: HashMap<u32, usize> = HashMap::new();
@@ -180,25 +182,21 @@ impl Users {
                 ));
             }
         }
-        let usual = costs.into_iter().max_by_key(|(_, count)| *count);
-        let (Some((usual, _)), Some(strangers)) = (usual, strangers) else {
+        let (Some(cost), Some(strangers)) = (usual(costs), strangers) else {
             return Err(Error::file(
                 path,
                 "has no users",
                 "add one with portcullis passwd, or remove password-file from the configuration",
             ));
         };
-        let scram_iterations = iterations
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map_or(Verifier::ITERATIONS, |(usual, _)| usual);
+        let scram_iterations = usual(iterations).unwrap_or(Verifier::ITERATIONS);
         Ok(Self {
             lines,
             scram_iterations,
             strangers,
             stranger: Arc::new(Line {
                 digest: "".into(),
-                cost: usual,
+                cost,
                 salt: Box::from(*b"nobody's salt..."),
                 hash: Box::from([0; 32]),
                 scram: None,
@@ -228,6 +226,20 @@ impl Users {
     pub(crate) fn line(&self, user: &str) -> Option<&Arc<Line>> {
         self.lines.get(user)
     }
+}
+
+/// What is there most often. Of two that are so the greater one: it must not change with a restart,
+/// or strangers are those for whom it does.
+fn usual<T: Copy + Ord>(counts: HashMap<T, usize>) -> Option<T> {
+    let most = counts
+        .into_iter()
+        .max_by_key(|&(value, count)| (count, value));
+    most.map(|(value, _)| value)
+}
+
+/// The text without the byte order mark that some editors begin it with.
+fn unmarked(text: &str) -> &str {
+    text.strip_prefix(MARK).unwrap_or(text)
 }
 
 /// What is wrong with a line, and what to do.
@@ -450,12 +462,25 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_nobodys_name() {
-        let error = parse(&format!(
-            "\u{feff}anna:$argon2id$v=19$m=19456,t=2,p=1${TAIL}"
-        ));
-        let error = error.unwrap_err();
-        assert_eq!(error.line_number(), Some(1));
-        assert!(error.to_string().contains("byte order mark"), "{error}");
+        let good = format!("anna:$argon2id$v=19$m=19456,t=2,p=1${TAIL}");
+        let users = parse(&format!("\u{feff}{good}")).unwrap();
+        assert!(users.line("anna").is_some());
+    }
+
+    /// Each map has another seed, as each process has.
+    #[test]
+    fn what_strangers_cost_is_the_same_after_a_restart() {
+        let key = format!("{}=", "A".repeat(43));
+        let user = |name, time, iterations| {
+            let verifier = format!("scram-sha-256${iterations}$AAAAAAAAAAA=${key}${key}");
+            format!("{name}:$argon2id$v=19$m=19456,t={time},p=1${TAIL}:{verifier}\n")
+        };
+        let file = user("anna", 2, 50_000) + &user("otto", 3, 60_000);
+        for _ in 0..64 {
+            let users = parse(&file).unwrap();
+            assert_eq!(users.stranger.cost.time, 3);
+            assert_eq!(users.scram_iterations, 60_000);
+        }
     }
 
     #[test]

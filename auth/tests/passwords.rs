@@ -255,6 +255,23 @@ fn editing_keeps_comments_and_other_lines_and_the_owner_alone_may_read() {
 }
 
 #[test]
+fn a_byte_order_mark_is_a_warning_and_goes_with_the_next_edit() {
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    let anna = setting.text();
+    std::fs::write(&setting.path, format!("\u{feff}{anna}")).unwrap();
+    let (desk, warnings) = Desk::open(setting.settings()).unwrap();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("byte order mark"), "{warnings:?}");
+    let judged = principal(&desk, &with_password(Some("anna"), "one"));
+    assert_eq!(judged.unwrap(), "user:anna");
+    assert_eq!(password::list(&setting.path).unwrap(), ["anna"]);
+    setting.set("otto", "two");
+    assert!(setting.text().starts_with(&anna), "{}", setting.text());
+    assert_eq!(Desk::open(setting.settings()).unwrap().1, [""; 0]);
+}
+
+#[test]
 fn an_edit_that_would_break_the_file_is_not_made() {
     let setting = Setting::new();
     setting.set("anna", "one");

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::scram::Verifier;
 
-use super::{Cost, MAX_FILE, Users, check_user};
+use super::{Cost, MAX_FILE, Users, check_user, unmarked};
 use crate::der::hex;
 use crate::{Error, file};
 
@@ -78,7 +78,7 @@ pub fn list(path: &Path) -> Result<Vec<String>, Error> {
     let bytes = file::read(path, MAX_FILE)?;
     Users::parse(path, &bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    Ok(text
+    Ok(unmarked(&text)
         .split('\n')
         .filter_map(name)
         .map(str::to_owned)
@@ -137,9 +137,10 @@ fn edit(
     };
     let text = String::from_utf8(old)
         .map_err(|_| Error::file(path, "is not UTF-8", "write it with portcullis passwd"))?;
+    let text = unmarked(&text);
     let mut lines: Vec<String> = text
         .strip_suffix('\n')
-        .unwrap_or(&text)
+        .unwrap_or(text)
         .split('\n')
         .map(str::to_owned)
         .collect();
