@@ -343,8 +343,9 @@ fn an_edited_file_belongs_to_whom_it_belonged_and_others_never_get_in() {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
     let setting = Setting::new();
     setting.set("anna", "one");
-    // Only root may give a file away; elsewhere it stays the editor's.
-    let _ = chown(&setting.path, Some(12_345), Some(12_346));
+    if let Err(error) = chown(&setting.path, Some(12_345), Some(12_346)) {
+        println!("not tested that it keeps a foreign owner, which takes root: {error}");
+    }
     let before = std::fs::metadata(&setting.path).unwrap();
     for (mode, after) in [
         (0o600, 0o600),
@@ -359,6 +360,50 @@ fn an_edited_file_belongs_to_whom_it_belonged_and_others_never_get_in() {
         assert_eq!(now.mode() & 0o777, after);
         assert_eq!((now.uid(), now.gid()), (before.uid(), before.gid()));
     }
+}
+
+/// The file that the test below has another user edit.
+const EDITED: &str = "PORTCULLIS_TEST_EDITED";
+
+#[test]
+fn who_cannot_give_the_file_back_is_told_who_can() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+    if let Some(path) = std::env::var_os(EDITED) {
+        let edited = password::set(path.as_ref(), "otto", Secret::new(b"two"));
+        println!("{}", edited.unwrap_err());
+        return;
+    }
+    let setting = Setting::new();
+    setting.set("anna", "one");
+    let before = setting.text();
+    let directory = setting.path.parent().unwrap();
+    if let Err(error) = chown(directory, Some(12_345), None) {
+        println!("not tested, for it takes root: {error}");
+        return;
+    }
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&setting.path, readable).unwrap();
+    let test = std::env::current_exe().unwrap();
+    // The other user may not get at the test where it is.
+    let copy = directory.join("test");
+    std::fs::copy(test, &copy).unwrap();
+    let output = std::process::Command::new(&copy)
+        .args(["--exact", "--nocapture"])
+        .arg("who_cannot_give_the_file_back_is_told_who_can")
+        .env(EDITED, &setting.path)
+        .current_dir(directory)
+        .uid(12_345)
+        .gid(12_345)
+        .output()
+        .unwrap();
+    std::fs::remove_file(copy).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("run this as root"), "{output:?}");
+    assert!(!said.contains("its directory"), "{said}");
+    assert_eq!(setting.text(), before);
+    let left = std::fs::read_dir(directory).unwrap().count();
+    assert_eq!(left, 1, "no left-overs");
 }
 
 #[test]

@@ -151,9 +151,28 @@ fn edit(
     let mut text = lines.join("\n");
     text.push('\n');
     Users::parse(path, text.as_bytes())?;
-    replace(&target, before.as_ref(), &directory, text.as_bytes())
-        .map_err(|error| failed(&error))?;
+    replace(&target, before.as_ref(), &directory, text.as_bytes()).map_err(|why| match why {
+        Unreplaced::Owner(error) => Error::file(
+            path,
+            format!("the new file cannot be given to the old one's owner and group: {error}"),
+            "run this as root, or as the file's owner and a member of its group",
+        ),
+        Unreplaced::Other(error) => failed(&error),
+    })?;
     directory_handle.sync_all().map_err(|error| failed(&error))
+}
+
+/// Why a file was not replaced.
+enum Unreplaced {
+    /// The new one cannot be given to whom the old one belongs.
+    Owner(io::Error),
+    Other(io::Error),
+}
+
+impl From<io::Error> for Unreplaced {
+    fn from(error: io::Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 fn replace(
@@ -161,14 +180,14 @@ fn replace(
     before: Option<&Metadata>,
     directory: &Path,
     bytes: &[u8],
-) -> io::Result<()> {
+) -> Result<(), Unreplaced> {
     let mut random = [0; 8];
     rand::fill(&mut random).map_err(|_| io::Error::other("no random name"))?;
     let mut new = directory.join(format!(".passwd-{}.new", hex(&random)));
     if new == target {
         new.set_extension("newer");
     }
-    let written = write_new(&new, before, bytes).and_then(|()| fs::rename(&new, target));
+    let written = write_new(&new, before, bytes).and_then(|()| Ok(fs::rename(&new, target)?));
     if written.is_err() {
         // Nothing more can be done; the first error is the one that matters.
         let _ = fs::remove_file(&new);
@@ -178,7 +197,7 @@ fn replace(
 
 /// The new file belongs to whom the old one belonged, and its group may read it if it could: a
 /// broker that runs as another user than the one who edits must not lose its users by that.
-fn write_new(path: &Path, before: Option<&Metadata>, bytes: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, before: Option<&Metadata>, bytes: &[u8]) -> Result<(), Unreplaced> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -192,13 +211,13 @@ fn write_new(path: &Path, before: Option<&Metadata>, bytes: &[u8]) -> io::Result
         use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
         let new = file.metadata()?;
         if (new.uid(), new.gid()) != (before.uid(), before.gid()) {
-            fchown(&file, Some(before.uid()), Some(before.gid()))?;
+            fchown(&file, Some(before.uid()), Some(before.gid())).map_err(Unreplaced::Owner)?;
         }
         let group = before.mode() & 0o040;
         file.set_permissions(fs::Permissions::from_mode(0o600 | group))?;
     }
     file.write_all(bytes)?;
-    file.sync_all()
+    Ok(file.sync_all()?)
 }
 
 /// A SCRAM verifier with a new salt.
