@@ -135,6 +135,7 @@ impl Keeper {
             before.tick(now.wall);
             Arc::new(before)
         });
+        // Let go of when nobody waits for the lock: that takes time.
         let _gone = {
             let mut watch = self.watch.lock();
             if before.policy().hash() == hash {

@@ -81,6 +81,13 @@ fn without_lab() -> String {
     POLICY.replace("p, *, lab/#,        publish,   allow\n", "")
 }
 
+/// Waits until a policy was taken back, and gives what the record says of it.
+fn taken_back(broker: &Broker) -> String {
+    let error = ("error", "was taken back");
+    let record = broker.record("reload", &[("unit", "policy"), error]);
+    record["error"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_policy_that_makes_denials_jump_is_taken_back_loudly() {
     let broker = Broker::start(|setup| setup.acl += "rollback-denials = \"1/min\"\n");
@@ -93,9 +100,7 @@ fn a_policy_that_makes_denials_jump_is_taken_back_loudly() {
     assert_ne!(good, tried);
     assert_eq!(anna.publish("lab/a", "no", 1), 0x87);
     assert_eq!(reader.publish("lab/a", "no", 1), 0x87);
-    let error = ("error", "was taken back");
-    let record = broker.record("reload", &[("unit", "policy"), error]);
-    let text = record["error"].as_str().unwrap();
+    let text = taken_back(&broker);
     assert!(text.contains(&tried) && text.contains(&good), "{text}");
     assert_eq!(broker.status("policy"), good);
     assert!(broker.log.text().contains("was taken back"));
@@ -124,9 +129,7 @@ fn a_flood_of_denials_by_one_client_takes_nothing_back() {
     assert_eq!(device.publish("lab/a", "", 1), 0x87);
     // That makes two. The third principal makes it a jump, and it alone.
     assert_eq!(operator.publish("lab/a", "", 1), 0x87);
-    let error = ("error", "was taken back");
-    let record = broker.record("reload", &[("unit", "policy"), error]);
-    let text = record["error"].as_str().unwrap();
+    let text = taken_back(&broker);
     assert!(
         text.contains("3 denials counted, of 3 principals"),
         "{text}"
@@ -145,7 +148,7 @@ fn two_bad_changes_in_a_row_are_both_taken_back() {
     broker.replace_policy(&worse).unwrap();
     assert_eq!(anna.publish("lab/a", "no", 1), 0x87);
     assert_eq!(device.publish("lab/a", "no", 1), 0x87);
-    broker.record("reload", &[("unit", "policy"), ("error", "was taken back")]);
+    taken_back(&broker);
     assert_eq!(broker.status("policy"), good);
 }
 
@@ -165,7 +168,7 @@ fn a_policy_that_refuses_large_messages_is_taken_back_too() {
     assert_ne!(anna.publish("lab/a", "small", 1), 0x87);
     assert_eq!(anna.publish("lab/a", &large, 1), 0x87);
     assert_eq!(device.publish("lab/a", &large, 1), 0x87);
-    broker.record("reload", &[("unit", "policy"), ("error", "was taken back")]);
+    taken_back(&broker);
     assert_eq!(broker.status("policy"), good);
 }
 
@@ -196,9 +199,7 @@ fn what_a_time_window_takes_is_not_the_fault_of_a_change() {
     // These two are, and they alone.
     assert_eq!(device.publish("lab/a", "", 1), 0x87);
     assert_eq!(operator.publish("lab/a", "", 1), 0x87);
-    let error = ("error", "was taken back");
-    let record = broker.record("reload", &[("unit", "policy"), error]);
-    let text = record["error"].as_str().unwrap();
+    let text = taken_back(&broker);
     assert!(
         text.contains("2 denials counted, of 2 principals"),
         "{text}"
@@ -216,7 +217,7 @@ fn suspended_subscriptions_count_and_come_back_with_the_old_policy() {
     device.subscribe(&["lab/a"], 1);
     let bad = POLICY.replace("p, *, lab/#,        subscribe, allow\n", "");
     broker.replace_policy(&bad).unwrap();
-    broker.record("reload", &[("unit", "policy"), ("error", "was taken back")]);
+    taken_back(&broker);
     assert_eq!(anna.publish("lab/b", "heard again", 1), 0x00);
     assert_eq!(anna.payload(), "heard again");
 }

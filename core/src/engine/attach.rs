@@ -116,7 +116,7 @@ impl Engine {
                 self.metrics.sessions.inc();
                 routing.grew(budget::SESSION);
             }
-            self.back(&mut state);
+            self.stop_waiting(&mut state);
             if state.link.is_some() {
                 self.metrics.takeovers.inc();
                 let close = Close {
@@ -314,7 +314,7 @@ impl Engine {
             }
         }
         self.metrics.sessions.sub(1);
-        self.back(state);
+        self.stop_waiting(state);
         let orphans = state.orphans(true);
         self.forget_subscriptions(session, state);
         state.clear(routing);
@@ -324,8 +324,8 @@ impl Engine {
         orphans
     }
 
-    /// Nobody waits for the client's return any more: it is back, or its session has ended.
-    fn back(&self, state: &mut State) {
+    /// The client is back, or its session has ended.
+    fn stop_waiting(&self, state: &mut State) {
         if let Some(away) = state.away.take() {
             self.timers.lock().call_off(&away.timers);
         }

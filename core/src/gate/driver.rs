@@ -63,15 +63,15 @@ pub(super) struct Driver {
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    renewal: Option<Box<Renewal>>,
+    judge: Option<Box<Judge>>,
     place: Option<Place>,
 }
 
 /// What a client with an Authentication Method has besides.
-struct Renewal {
-    judge: Box<dyn Renew>,
+struct Judge {
+    renewal: Box<dyn Renew>,
     /// The answer to the step that it has sent.
-    judging: Option<BoxFuture<'static, Outcome>>,
+    answer: Option<BoxFuture<'static, Outcome>>,
 }
 
 impl Driver {
@@ -96,9 +96,9 @@ impl Driver {
             yielded: false,
             blocked: None,
             timer: Box::pin(sleep_until(deadline.into())),
-            renewal: renewal.map(|judge| {
-                let judging = None;
-                Box::new(Renewal { judge, judging })
+            judge: renewal.map(|renewal| {
+                let answer = None;
+                Box::new(Judge { renewal, answer })
             }),
             place: Some(place),
         }
@@ -182,9 +182,9 @@ impl Driver {
 
     fn judge(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
         if let Some(step) = self.connection.auth_step() {
-            match &mut self.renewal {
-                Some(renewal) if renewal.judging.is_none() => {
-                    renewal.judging = Some(renewal.judge.judge(step));
+            match &mut self.judge {
+                Some(judge) if judge.answer.is_none() => {
+                    judge.answer = Some(judge.renewal.judge(step));
                 }
                 _ => {
                     return Err(End::Server(crate::engine::Close {
@@ -195,17 +195,17 @@ impl Driver {
                 }
             }
         }
-        let Some(renewal) = &mut self.renewal else {
+        let Some(judge) = &mut self.judge else {
             return Ok(false);
         };
-        let Some(judging) = &mut renewal.judging else {
+        let Some(answer) = &mut judge.answer else {
             return Ok(false);
         };
-        match judging.as_mut().poll(context) {
+        match answer.as_mut().poll(context) {
             Poll::Pending => Ok(false),
             Poll::Ready(outcome) => {
-                renewal.judging = None;
-                renewal.judge.settle(&mut self.connection, outcome, now)?;
+                judge.answer = None;
+                judge.renewal.settle(&mut self.connection, outcome, now)?;
                 Ok(true)
             }
         }
