@@ -362,6 +362,11 @@ impl Connection {
         self.has_woken
     }
 
+    /// Whether others have given this connection something to do.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.attached.is_awake()
+    }
+
     /// The CONNACK, which goes out before anything else.
     pub(crate) fn greet(&mut self, connack: Vec<u8>) {
         self.replies = connack;

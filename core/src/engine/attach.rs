@@ -383,6 +383,14 @@ impl Attached {
         state.take(self.epoch, into, waker, published, routing)
     }
 
+    /// Whether others have given the connection something to do, or are about to.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.session
+            .state
+            .try_lock()
+            .is_none_or(|state| state.link.as_ref().is_some_and(|link| link.awake))
+    }
+
     /// The client acknowledged something that was sent to it; whether that moved anything on.
     pub(crate) fn acknowledged(
         &self,

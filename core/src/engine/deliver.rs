@@ -14,7 +14,7 @@ use crate::journal::Entry;
 use crate::message::{Message, Publication};
 use crate::wire::QoS;
 
-use super::flight::{InFlight, Kept, next_id};
+use super::flight::{InFlight, Kept, next_serial};
 use super::queue::Queued;
 use super::session::{Covered, Session, State};
 use super::tree::{ShareGroup, Slot};
@@ -239,10 +239,9 @@ impl State {
             .link
             .as_ref()
             .map_or(0, |link| usize::from(link.window));
-        if open
-            && self.inflight.len() < window
-            && let Some(id) = next_id(&mut self.last_id, &self.inflight)
-        {
+        if open && self.inflight.len() < window {
+            let serial = next_serial(self.given, &self.inflight);
+            let id = serial.id();
             if entry != 0 {
                 let queued = Queued::of(entry, delivery, share.clone(), store());
                 if !self.record_taken(&queued, Some(id), routing) {
@@ -259,7 +258,8 @@ impl State {
                     routing.grew(kept.message.weight());
                 }
                 self.inflight
-                    .push_back(InFlight::new(entry, id, delivery.qos, kept));
+                    .push_back(InFlight::new(entry, serial, delivery.qos, kept));
+                self.given = serial;
             } else {
                 self.done(entry, routing);
             }
@@ -335,6 +335,7 @@ impl State {
             share,
         } = queued;
         let Some(link) = &mut self.link else { return };
+        let serial = (qos != QoS::AtMostOnce).then(|| next_serial(self.given, &self.inflight));
         let delivery = match routing.reopen(&message) {
             Some(publication) => guard::deliver(
                 &self.rights,
@@ -348,21 +349,15 @@ impl State {
                 routing.modules(),
             )
             .map(|delivery| {
-                let id = if qos == QoS::AtMostOnce {
-                    None
-                } else {
-                    match next_id(&mut self.last_id, &self.inflight) {
-                        Some(id) => Some(id),
-                        None => return None,
-                    }
-                };
-                link.send(&delivery, id.map(|id| (id, false)), false, routing)
-                    .then_some(id)
+                let id = serial.map(|serial| (serial.id(), false));
+                link.send(&delivery, id, false, routing).then_some(serial)
             }),
             None => return self.done(entry, routing),
         };
         match delivery {
-            Ok(Some(Some(id))) => {
+            Ok(Some(Some(serial))) => {
+                let id = serial.id();
+                self.given = serial;
                 if entry != 0 && qos == QoS::ExactlyOnce {
                     self.record(routing, |steps, session| steps.sent(session, entry, id));
                 } else if entry != 0 {
@@ -377,7 +372,8 @@ impl State {
                     ids,
                     share,
                 });
-                self.inflight.push_back(InFlight::new(entry, id, qos, kept));
+                self.inflight
+                    .push_back(InFlight::new(entry, serial, qos, kept));
             }
             Ok(_) => self.done(entry, routing),
             Err(_) => {

@@ -9,7 +9,6 @@ use crate::journal::Entry;
 use crate::message::Message;
 use crate::wire::{AckKind, QoS, ReasonCode};
 
-use super::link::WINDOW;
 use super::session::State;
 use super::tree::ShareGroup;
 use super::{Ids, Routing};
@@ -18,8 +17,40 @@ use super::{Ids, Routing};
 pub(super) struct InFlight {
     /// Its place in the session's history; 0 where there is no journal of it.
     pub(super) entry: Entry,
-    pub(super) id: u16,
+    pub(super) serial: Serial,
     pub(super) state: Awaits,
+}
+
+/// The how manyth packet identifier of a session one is. Serials go up for ever; identifiers go
+/// round from 1 to 65 535.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Serial(u64);
+
+/// Packet identifiers that there are.
+const ROUND: u64 = 65_535;
+
+impl Serial {
+    /// The packet identifier.
+    pub(super) fn id(self) -> u16 {
+        // From 1 to 65 535; the default, which is given to nothing, has the last one.
+        u16::try_from((self.0 + ROUND - 1) % ROUND + 1).unwrap_or(u16::MAX)
+    }
+
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The first one after this with this identifier, which is not 0.
+    pub(super) fn next_with(self, id: u16) -> Self {
+        let ahead = u64::from(id) + ROUND - u64::from(self.next().id());
+        Self(self.next().0 + ahead % ROUND)
+    }
+
+    /// The last one up to this with this identifier, if there was one.
+    fn last_with(self, id: u16) -> Option<Self> {
+        let behind = u64::from(self.id()) + ROUND - u64::from(id);
+        self.0.checked_sub(behind % ROUND).map(Self)
+    }
 }
 
 pub(super) enum Awaits {
@@ -39,31 +70,57 @@ pub(super) struct Kept {
     pub(super) share: Option<Arc<ShareGroup>>,
 }
 
-/// The next packet identifier that is not in flight.
-pub(super) fn next_id(last: &mut u16, inflight: &VecDeque<InFlight>) -> Option<u16> {
-    // At most WINDOW are in flight, so one of the next WINDOW + 1 is free; in the usual case the
-    // first, which is known free if the window does not reach around.
-    for _ in 0..=WINDOW {
-        *last = last.checked_add(1).unwrap_or(1);
-        let id = *last;
-        let wrapped = inflight.front().is_some_and(|oldest| oldest.id > id);
-        if !wrapped && inflight.back().is_none_or(|newest| newest.id < id) {
-            return Some(id);
-        }
-        if inflight.iter().all(|flight| flight.id != id) {
-            return Some(id);
-        }
+/// The next packet identifier after `last`, the one that was given last, that is not in flight
+/// \[MQTT-2.2.1-4\].
+pub(super) fn next_serial(last: Serial, inflight: &VecDeque<InFlight>) -> Serial {
+    let mut next = last.next();
+    // Fewer are in flight than there are identifiers.
+    while has_gone_round(next, inflight) && inflight.iter().any(|known| known.id() == next.id()) {
+        next = next.next();
     }
-    None
+    next
+}
+
+/// Whether identifiers have gone round past one that is still unacknowledged, up to this one.
+fn has_gone_round(last: Serial, inflight: &VecDeque<InFlight>) -> bool {
+    let oldest = inflight.front().map_or(last, |oldest| oldest.serial);
+    last.0.saturating_sub(oldest.0) >= ROUND
+}
+
+/// Where the message with this identifier is. `last` is the one that was given last.
+fn place_of(id: u16, last: Serial, inflight: &VecDeque<InFlight>) -> Option<usize> {
+    let likely = last.last_with(id)?;
+    match inflight.binary_search_by_key(&likely, |flight| flight.serial) {
+        Ok(place) => Some(place),
+        Err(_) if has_gone_round(last, inflight) => {
+            inflight.iter().position(|flight| flight.id() == id)
+        }
+        Err(_) => None,
+    }
 }
 
 impl InFlight {
-    pub(super) fn new(entry: Entry, id: u16, qos: QoS, kept: Option<Kept>) -> Self {
-        let state = match qos {
-            QoS::ExactlyOnce => Awaits::Receipt(kept),
-            QoS::AtLeastOnce | QoS::AtMostOnce => Awaits::Acknowledgement(kept),
-        };
-        Self { entry, id, state }
+    pub(super) fn new(entry: Entry, serial: Serial, qos: QoS, kept: Option<Kept>) -> Self {
+        Self {
+            entry,
+            serial,
+            state: Awaits::what(qos, kept),
+        }
+    }
+
+    /// The packet identifier.
+    pub(super) fn id(&self) -> u16 {
+        self.serial.id()
+    }
+}
+
+impl Awaits {
+    /// What a message awaits that was sent at this `QoS`.
+    pub(super) fn what(qos: QoS, kept: Option<Kept>) -> Self {
+        match qos {
+            QoS::ExactlyOnce => Self::Receipt(kept),
+            QoS::AtLeastOnce | QoS::AtMostOnce => Self::Acknowledgement(kept),
+        }
     }
 }
 
@@ -101,7 +158,7 @@ impl State {
             moved = true;
             link.progress = routing.now.mono;
         };
-        let place = self.inflight.iter().position(|flight| flight.id == id);
+        let place = place_of(id, self.given, &self.inflight);
         let flight = place.and_then(|place| self.inflight.get_mut(place));
         let (entry, state) = match flight {
             Some(flight) => (flight.entry, Some(&mut flight.state)),
@@ -172,7 +229,7 @@ impl State {
             };
             let (kept, qos) = match &flight.state {
                 Awaits::Completion => {
-                    link.release(flight.id, ReasonCode::Success);
+                    link.release(flight.id(), ReasonCode::Success);
                     self.resuming -= 1;
                     continue;
                 }
@@ -195,12 +252,53 @@ impl State {
                 guard::deliver(&self.rights, delivery, false, routing.modules())
                     .map_err(|_| routing.metrics().deliveries_denied.inc())
                     .is_ok_and(|delivery| {
-                        link.send(&delivery, Some((flight.id, true)), true, routing)
+                        link.send(&delivery, Some((flight.id(), true)), true, routing)
                     })
             });
             self.resuming -= 1;
             if !sent {
                 self.forget(Some(place), routing);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4))]
+
+        /// However often the identifiers go round, past messages that are never acknowledged too.
+        #[test]
+        fn no_identifier_is_given_twice_and_an_acknowledgement_finds_its_message(
+            stuck in prop::collection::btree_set(0usize..140_000, 0..4),
+            whims in prop::collection::vec((1usize..=40, any::<prop::sample::Index>()), 1..20),
+        ) {
+            let (mut last, mut inflight) = (Serial::default(), VecDeque::<InFlight>::new());
+            for (number, (most, whim)) in (0..140_000).zip(whims.iter().cycle()) {
+                let before = last;
+                last = next_serial(last, &inflight);
+                prop_assert!(last.id() > 0 && before.next_with(last.id()) == last);
+                prop_assert!(inflight.iter().all(|flight| flight.id() != last.id()));
+                // The entry says which are never acknowledged.
+                let entry = Entry::from(stuck.contains(&number));
+                inflight.push_back(InFlight::new(entry, last, QoS::AtLeastOnce, None));
+                while inflight.len() > *most + stuck.len() {
+                    let start = whim.index(inflight.len());
+                    let mut places = (start..inflight.len()).chain(0..start);
+                    let place = places.find(|place| inflight[*place].entry == 0).unwrap();
+                    let id = inflight[place].id();
+                    prop_assert_eq!(place_of(id, last, &inflight), Some(place));
+                    inflight.remove(place);
+                    prop_assert_eq!(place_of(id, last, &inflight), None);
+                }
+            }
+            for (place, flight) in inflight.iter().enumerate() {
+                prop_assert_eq!(place_of(flight.id(), last, &inflight), Some(place));
             }
         }
     }

@@ -23,9 +23,12 @@ pub(super) fn high_water(level: Level) -> usize {
     }
 }
 
-/// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers:
-/// bounds the search for an acknowledged one.
-pub(super) const WINDOW: u16 = 256;
+/// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers, if
+/// its session ends with the connection: nothing of them is kept.
+pub(super) const WINDOW: u16 = 1024;
+
+/// The same for a session that can be resumed: they are kept until they are acknowledged.
+pub(super) const KEPT_WINDOW: u16 = 256;
 
 /// Most topic aliases of one connection towards its client: bounds memory and the search.
 const ALIASES: u16 = 16;

@@ -221,13 +221,9 @@ impl State {
         messages: BTreeMap<JournalEntry, RecoveredFlight>,
         metrics: &Metrics,
     ) {
-        let mut flights: Vec<InFlight> = releasing
+        let mut flights: Vec<_> = releasing
             .into_iter()
-            .map(|(entry, id)| InFlight {
-                entry,
-                id,
-                state: Awaits::Completion,
-            })
+            .map(|(entry, id)| (entry, id, Awaits::Completion))
             .collect();
         for (entry, flight) in messages {
             if let Some(id) = flight.sent {
@@ -237,7 +233,7 @@ impl State {
                     ids: flight.ids,
                     share: None,
                 };
-                flights.push(InFlight::new(entry, id, flight.qos, Some(kept)));
+                flights.push((entry, id, Awaits::what(flight.qos, Some(kept))));
             } else {
                 self.entries = self.entries.max(entry);
                 let queued = Queued {
@@ -251,12 +247,16 @@ impl State {
                 self.queue.push(queued, None, metrics);
             }
         }
-        flights.sort_by_key(|flight| flight.entry);
-        if let Some(last) = flights.last() {
-            self.entries = self.entries.max(last.entry);
-            self.last_id = last.id;
+        flights.sort_by_key(|(entry, ..)| *entry);
+        for (entry, id, state) in flights {
+            self.entries = self.entries.max(entry);
+            self.given = self.given.next_with(id);
+            self.inflight.push_back(InFlight {
+                entry,
+                serial: self.given,
+                state,
+            });
         }
-        self.inflight = flights.into();
     }
 
     /// Everything that the journal knows of this session, as of now. `filters` are the texts of its
@@ -279,7 +279,7 @@ impl State {
                 Awaits::Receipt(Some(kept)) => (kept, QoS::ExactlyOnce),
                 Awaits::Acknowledgement(None) | Awaits::Receipt(None) => continue,
                 Awaits::Completion => {
-                    steps.released(id, flight.entry, flight.id);
+                    steps.released(id, flight.entry, flight.id());
                     continue;
                 }
             };
@@ -290,7 +290,7 @@ impl State {
                 ids: &kept.ids,
             };
             steps.queued(id, &kept.message, &how);
-            steps.sent(id, flight.entry, flight.id);
+            steps.sent(id, flight.entry, flight.id());
         }
         for queued in self.queue.iter().filter(|queued| queued.entry != 0) {
             let how = QueuedAs {

@@ -30,8 +30,8 @@ use crate::wire::{ReasonCode, SubscribeOptions};
 
 use super::Routing;
 use super::deliver::Scan;
-use super::flight::InFlight;
-use super::link::{Aliases, Close, Link, NewLink, Taken, WINDOW};
+use super::flight::{InFlight, Serial};
+use super::link::{Aliases, Close, KEPT_WINDOW, Link, NewLink, Taken, WINDOW};
 use super::queue::Queue;
 use super::received::Received;
 use super::tree::{FilterRef, ShareGroup, Tree};
@@ -41,7 +41,7 @@ use super::will::TimerKey;
 pub(crate) struct Session {
     pub(crate) client_id: Arc<str>,
     pub(crate) owner: Principal,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 /// What a session knows; see [`Session::lock`].
@@ -63,11 +63,14 @@ pub(crate) struct State {
     pub(super) subscriptions: Slab<Subscription>,
     pub(super) index: HashTable<u32>,
     pub(super) serial: u32,
+    /// The work of all subscriptions together, in the steps of their [`Toil`].
+    pub(super) toiled: u32,
     pub(super) queue: Queue,
     pub(super) inflight: VecDeque<InFlight>,
     /// How many at the end of `inflight` are still to be sent again on this connection.
     pub(super) resuming: u16,
-    pub(super) last_id: u16,
+    /// The packet identifier that was given last.
+    pub(super) given: Serial,
     /// `QoS` 2 messages of its client, from the first one on.
     pub(super) received: Option<Box<Received>>,
     /// Walks over retained messages that are not finished.
@@ -205,10 +208,11 @@ impl Session {
                 subscriptions: Slab::new(),
                 index: HashTable::new(),
                 serial: 0,
+                toiled: 0,
                 queue: Queue::default(),
                 inflight: VecDeque::new(),
                 resuming: 0,
-                last_id: 0,
+                given: Serial::default(),
                 received: None,
                 scans: VecDeque::new(),
                 away: None,
@@ -247,6 +251,7 @@ impl State {
         self.rights = self.subject.rights(routing.modules());
         let mut revoked = None;
         let effort = Effort::new(Effort::SESSION);
+        self.toiled = 0;
         for (_, subscription) in &mut self.subscriptions {
             let whole = subscription.text(routing.tree());
             let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
@@ -257,6 +262,7 @@ impl State {
                     subscription.toil = toil;
                     granted
                 });
+            self.toiled = self.toiled.saturating_add(subscription.toil.steps());
             let was = subscription.cover;
             subscription.cover = granted.as_ref().map_or(Covered::Suspended, |g| (*g).into());
             let suspended = subscription.cover == Covered::Suspended;
@@ -292,6 +298,7 @@ impl State {
     /// Takes over a new connection. The caller has dealt with the old one.
     pub(super) fn connect(&mut self, new: &NewLink, now: Instant) {
         self.epoch += 1;
+        let most = if self.expiry > 0 { KEPT_WINDOW } else { WINDOW };
         self.link = Some(Link {
             version: new.version,
             output: Vec::new(),
@@ -300,9 +307,7 @@ impl State {
             waker: None,
             // The driver takes once before it sleeps.
             awake: true,
-            window: new
-                .receive_maximum
-                .map_or(WINDOW, |max| max.get().min(WINDOW)),
+            window: new.receive_maximum.map_or(most, |max| max.get().min(most)),
             max_packet: new.max_packet.map_or(usize::MAX, |max| max.get() as usize),
             aliases: Aliases::new(new.topic_alias_max),
             progress: now,

@@ -13,7 +13,7 @@ use crate::message::{Message, Publication};
 use crate::wire::QoS;
 
 use super::deliver::Delivered;
-use super::flight::Awaits;
+use super::flight::{Awaits, Serial};
 use super::session::State;
 use super::tree::{Entry, ShareGroup};
 use super::{Routing, Session};
@@ -57,7 +57,7 @@ pub(super) struct Orphan {
     group: Arc<ShareGroup>,
     message: Stored<Message>,
     /// Its packet identifier if it was sent.
-    id: Option<u16>,
+    sent: Option<Serial>,
 }
 
 impl State {
@@ -70,7 +70,7 @@ impl State {
                 Awaits::Acknowledgement(Some(kept)) => Some(Orphan {
                     group: Arc::clone(kept.share.as_ref()?),
                     message: kept.message.clone(),
-                    id: Some(flight.id),
+                    sent: Some(flight.serial),
                 }),
                 Awaits::Acknowledgement(None) | Awaits::Receipt(_) | Awaits::Completion => None,
             });
@@ -84,7 +84,7 @@ impl State {
             Some(Orphan {
                 group: Arc::clone(queued.share.as_ref().filter(|_| moves)?),
                 message: queued.message.clone(),
-                id: None,
+                sent: None,
             })
         });
         sent.chain(waiting).collect()
@@ -120,10 +120,11 @@ pub(super) fn rehome(
     if away != Some(state.epoch) || state.link.is_some() {
         return;
     }
-    for Orphan { message, id, .. } in moved {
-        let entry = match id {
-            Some(id) => {
-                let place = state.inflight.iter().position(|flight| flight.id == id);
+    for Orphan { message, sent, .. } in moved {
+        let entry = match sent {
+            Some(serial) => {
+                let mut flights = state.inflight.iter();
+                let place = flights.position(|flight| flight.serial == serial);
                 place
                     .and_then(|place| state.inflight.remove(place))
                     .map(|flight| flight.entry)

@@ -89,8 +89,8 @@ impl Engine {
                 subscription.options = options;
                 subscription.id = id;
                 subscription.cover = grant.into();
-                subscription.toil = toil;
             }
+            state.toils(slot, toil);
             slot
         } else {
             let slot = state.next_slot();

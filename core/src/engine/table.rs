@@ -41,11 +41,19 @@ impl State {
         if u64::from(toil.steps()).saturating_mul(limit as u64) <= most {
             return true;
         }
-        let others = self.subscriptions.iter();
-        let others =
-            others.filter(|(place, _)| known.is_none_or(|slot| slot.place as usize != *place));
-        let held: u64 = others.map(|(_, one)| u64::from(one.toil.steps())).sum();
-        held.saturating_add(toil.steps().into()) <= most
+        let before = known.and_then(|slot| self.subscription(slot));
+        let before = before.map_or(0, |one| one.toil.steps());
+        let others = u64::from(self.toiled).saturating_sub(before.into());
+        others + u64::from(toil.steps()) <= most
+    }
+
+    /// A subscription that was judged again took so much work.
+    pub(super) fn toils(&mut self, slot: Slot, toil: Toil) {
+        if let Some(subscription) = self.subscriptions.get_mut(slot.place as usize) {
+            let before = std::mem::replace(&mut subscription.toil, toil);
+            self.toiled = self.toiled.saturating_sub(before.steps());
+            self.toiled = self.toiled.saturating_add(toil.steps());
+        }
     }
 
     /// The slot that the next new subscription gets.
@@ -62,6 +70,7 @@ impl State {
             // Most devices have one.
             self.subscriptions.reserve_exact(1);
         }
+        self.toiled = self.toiled.saturating_add(subscription.toil.steps());
         let hash = index_hash(subscription.filter);
         let place = u32::try_from(self.subscriptions.insert(subscription)).unwrap_or(u32::MAX);
         let subscriptions = &self.subscriptions;
@@ -74,6 +83,7 @@ impl State {
 
     pub(super) fn remove(&mut self, slot: Slot) -> Option<Subscription> {
         let subscription = self.subscriptions.try_remove(slot.place as usize)?;
+        self.toiled = self.toiled.saturating_sub(subscription.toil.steps());
         let hash = index_hash(subscription.filter);
         if let Ok(found) = self.index.find_entry(hash, |place| *place == slot.place) {
             found.remove();
@@ -84,6 +94,7 @@ impl State {
     /// Every subscription, taken out: the session ends or starts anew.
     pub(super) fn drain_subscriptions(&mut self) -> Vec<(Slot, Subscription)> {
         self.index.clear();
+        self.toiled = 0;
         let slots = std::mem::take(&mut self.subscriptions);
         slots
             .into_iter()

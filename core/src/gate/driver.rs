@@ -47,6 +47,25 @@ pub(super) trait Renew: Send {
     ) -> Result<(), End>;
 }
 
+/// What a connection does when its task next has the processor.
+///
+/// Everybody reads before anybody writes, so that a receiver writes once what many publishers sent
+/// it; and receivers write before publishers are acknowledged, since they wait longer. The runtime
+/// would run whoever is woken next of all; a task that gives its turn away goes behind all that are
+/// ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    /// Reads, unless others have given it something to write: then it gives its turn away once.
+    #[default]
+    Read,
+    /// Reads, then writes.
+    Both,
+    /// Gives its turn away, for the receivers of what it read, and then writes.
+    Yield,
+    /// Writes.
+    Write,
+}
+
 pub(super) struct Driver {
     stream: Stream,
     connection: Connection,
@@ -58,8 +77,7 @@ pub(super) struct Driver {
     output: Vec<u8>,
     written: usize,
     unflushed: bool,
-    /// Others had the turn after the last read; now it writes.
-    yielded: bool,
+    turn: Turn,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -93,7 +111,7 @@ impl Driver {
             output: Vec::new(),
             written: 0,
             unflushed: false,
-            yielded: false,
+            turn: Turn::Read,
             blocked: None,
             timer: Box::pin(sleep_until(deadline.into())),
             judge: renewal.map(|renewal| {
@@ -105,20 +123,34 @@ impl Driver {
     }
 
     fn step(&mut self, context: &mut Context<'_>) -> Result<(), End> {
+        let next = match self.turn {
+            Turn::Read if self.connection.is_awake() => Some(Turn::Both),
+            Turn::Yield => Some(Turn::Write),
+            Turn::Read | Turn::Both | Turn::Write => None,
+        };
+        if let Some(next) = next {
+            self.give_way(next, context);
+            return Ok(());
+        }
         let mut now = Now::read();
         // Whatever is to be written later wakes the task.
         let mut writes = true;
         for _ in 0..ROUNDS {
             let mut moved = self.judge(context, now)?;
-            if std::mem::take(&mut self.yielded) {
+            let turn = std::mem::take(&mut self.turn);
+            if turn == Turn::Write {
                 moved = true;
             } else if self.read(context, now)? {
                 moved = true;
-                if self.connection.has_woken() && self.connection.unsent() > 0 {
-                    // The receivers first: they wait longer than this client for its
-                    // acknowledgements.
-                    self.yielded = true;
-                    break;
+                let next = match turn {
+                    _ if self.connection.unsent() == 0 => None,
+                    _ if self.connection.has_woken() => Some(Turn::Yield),
+                    Turn::Read => Some(Turn::Write),
+                    Turn::Both | Turn::Yield | Turn::Write => None,
+                };
+                if let Some(next) = next {
+                    self.give_way(next, context);
+                    return Ok(());
                 }
             }
             if moved || writes {
@@ -138,9 +170,14 @@ impl Driver {
             }
             now = Now::read();
         }
-        // Others first, then on.
-        context.waker().wake_by_ref();
+        self.give_way(Turn::Read, context);
         Ok(())
+    }
+
+    /// Others first; then this.
+    fn give_way(&mut self, next: Turn, context: &Context<'_>) {
+        self.turn = next;
+        context.waker().wake_by_ref();
     }
 
     /// Sets the timer; `false` if it has fired already.

@@ -166,6 +166,7 @@ once_more! {
         what_a_member_refuses_goes_to_nobody_else;
     (flows, "flows.rs"):
         a_client_that_has_read_everything_holds_no_room_for_output,
+        unacknowledged_messages_are_bounded_and_fewer_where_they_are_kept,
         aliases_are_used_within_what_the_client_takes,
         an_alias_is_not_set_where_it_would_make_the_packet_too_large,
         a_resumed_session_keeps_to_the_new_receive_maximum,

@@ -440,8 +440,8 @@ pub(super) fn mqtt_2_2_1_4_an_identifier_in_use_is_not_given_again() {
         },
     );
     author.publish(&world, "t", "held", qos1(1));
-    let held = match &reader.got(&world)[..] {
-        [Got::Message { id: Some(id), .. }] => *id,
+    let mut held = match &reader.got(&world)[..] {
+        [Got::Message { id: Some(id), .. }] => vec![*id],
         other => panic!("{other:?}"),
     };
     let mut given = 0u32;
@@ -455,8 +455,13 @@ pub(super) fn mqtt_2_2_1_4_an_identifier_in_use_is_not_given_again() {
         for got in reader.got(&world) {
             match got {
                 Got::Message { id: Some(id), .. } => {
-                    assert!(id != 0 && id != held, "{id} is in use");
-                    acks.push(puback(id));
+                    assert!(id != 0 && !held.contains(&id), "{id} is in use");
+                    // A second one stays among others that go.
+                    if given == 0 && acks.len() == 50 && held.len() == 1 {
+                        held.push(id);
+                    } else {
+                        acks.push(puback(id));
+                    }
                 }
                 other => panic!("{other:?}"),
             }

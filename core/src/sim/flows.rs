@@ -35,6 +35,32 @@ pub(super) fn a_client_that_has_read_everything_holds_no_room_for_output() {
     assert_eq!(connection.session().output_capacity(), 0);
 }
 
+/// What a client does not acknowledge waits in its queue; and of what is kept for it less is on its
+/// way.
+#[test]
+pub(super) fn unacknowledged_messages_are_bounded_and_fewer_where_they_are_kept() {
+    for (who, most) in [(As::new("user:r"), 1024), (As::persistent("user:r"), 256)] {
+        let world = World::new();
+        let mut reader = world.connect("reader", &who);
+        reader.subscribe(&world, "t", QoS::AtLeastOnce);
+        let mut author = world.connect("a", &As::new("user:a"));
+        for _ in 0..=most {
+            author.publish(&world, "t", "x", qos1(1));
+            assert!(matches!(author.got(&world).as_slice(), [Got::PubAck(1, _)]));
+        }
+        let mut unacknowledged = Vec::new();
+        for got in reader.got(&world) {
+            match got {
+                Got::Message { id: Some(id), .. } => unacknowledged.push(id),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(unacknowledged.len(), most);
+        reader.send(&world, &[puback(unacknowledged[most / 2])]);
+        assert_eq!(reader.payloads(&world).len(), 1, "a place is free");
+    }
+}
+
 #[test]
 pub(super) fn aliases_are_used_within_what_the_client_takes() {
     for (asked, aliased) in [(0, 0), (1, 2), (40, 4)] {

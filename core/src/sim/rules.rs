@@ -1,6 +1,9 @@
 //! The rules that always hold, each as a story.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::settings::{DeniedPublish, OnRevoke, PartlyCovered};
@@ -398,6 +401,58 @@ fn rule_9_the_work_of_judging_filters_is_bounded() {
         }
         assert_eq!(heavy.payloads(&world).len(), heard, "{steps}");
     }
+}
+
+/// What a session may do is what the sum of its subscriptions' work says, however it came about.
+#[test]
+fn rule_9_the_work_that_a_session_holds_is_that_of_its_subscriptions() {
+    const FILTERS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    #[derive(Clone, Debug)]
+    enum Step {
+        Subscribe(usize),
+        Unsubscribe(usize),
+        Policy(u32),
+        Anew,
+    }
+    let steps = prop_oneof![
+        6 => (0..FILTERS.len()).prop_map(Step::Subscribe),
+        3 => (0..FILTERS.len()).prop_map(Step::Unsubscribe),
+        2 => (16u32..20).prop_map(|power| Step::Policy(1 << power)),
+        1 => Just(Step::Anew),
+    ];
+    proptest!(ProptestConfig::with_cases(200), |(steps in prop::collection::vec(steps, 1..60))| {
+        let world = World::new();
+        let mut client = world.connect("a", &As::new("user:a"));
+        let (mut held, mut work) = (BTreeSet::new(), 1);
+        world.policy.steps(work);
+        for step in steps {
+            match step {
+                Step::Subscribe(filter) => {
+                    let others = held.iter().filter(|known| **known != filter).count();
+                    let count = u32::try_from(others + 1).unwrap();
+                    let taken = work == 1 || count * work <= Effort::SESSION / 2;
+                    let code = client.subscribe(&world, FILTERS[filter], QoS::AtMostOnce);
+                    prop_assert_eq!(code, if taken { 0 } else { 0x97 });
+                    if taken {
+                        held.insert(filter);
+                    }
+                }
+                Step::Unsubscribe(filter) => {
+                    client.unsubscribe(&world, FILTERS[filter]);
+                    let _ = client.got(&world);
+                    held.remove(&filter);
+                }
+                Step::Policy(steps) => {
+                    work = steps;
+                    world.policy.steps(work);
+                }
+                Step::Anew => {
+                    client = world.connect("a", &As::new("user:a"));
+                    held.clear();
+                }
+            }
+        }
+    });
 }
 
 #[test]
