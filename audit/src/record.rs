@@ -562,25 +562,18 @@ fn address(address: SocketAddr, into: &mut String) {
 
 /// A number in at least so many digits, of ten at most.
 fn decimal(number: u32, digits: usize, into: &mut String) {
-    const PLACES: [u32; 10] = [
-        1_000_000_000,
-        100_000_000,
-        10_000_000,
-        1_000_000,
-        100_000,
-        10_000,
-        1_000,
-        100,
-        10,
-        1,
-    ];
-    for (left, place) in (1..=PLACES.len()).rev().zip(PLACES) {
-        if number >= place || left <= digits {
-            // One digit.
-            let digit = u8::try_from(number / place % 10).unwrap_or_default();
-            into.push(char::from(b'0' + digit));
+    let mut text = [b'0'; 10];
+    let (mut left, mut start) = (number, text.len().saturating_sub(digits));
+    for (place, digit) in text.iter_mut().enumerate().rev() {
+        if left == 0 {
+            break;
         }
+        *digit += u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
+        start = start.min(place);
     }
+    let text = text.get(start..).and_then(|text| str::from_utf8(text).ok());
+    into.push_str(text.unwrap_or_default());
 }
 
 /// Writes `text` as the inside of a JSON string of at most `limit` bytes and a mark that says how
