@@ -41,7 +41,7 @@ pub(crate) const STALL: Duration = Duration::from_secs(5);
 
 /// A batch that caused so many deliveries ends: it is priced, others get a turn, and what else was
 /// read comes with the next.
-const FAN_OUT: u64 = 1 << 16;
+const FAN_OUT: u64 = 1 << 12;
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,8 @@ pub(crate) struct Connection {
     carries_messages: bool,
     /// What was last received has woken others.
     has_woken: bool,
+    /// What was last received has caused so much that others should have a turn.
+    has_caused_much: bool,
     /// When the client last published, if it has since it last took something.
     published: Option<Instant>,
     renewal: Renewal,
@@ -168,6 +170,7 @@ impl Connection {
             stalled: None,
             carries_messages: false,
             has_woken: false,
+            has_caused_much: false,
             published: None,
             renewal: Renewal::Idle,
         }
@@ -190,8 +193,9 @@ impl Connection {
         let mut rest = input;
         self.cut_short = false;
         let result = loop {
-            if self.facts.fan_out >= FAN_OUT && !rest.is_empty() {
-                self.cut_short = true;
+            self.has_caused_much = self.facts.fan_out >= FAN_OUT || routing.has_laden();
+            if self.has_caused_much {
+                self.cut_short = !rest.is_empty();
                 break Ok(());
             }
             let frame = match split_frame(rest, limits.max_packet_size) {
@@ -319,8 +323,9 @@ impl Connection {
             if is_safe(&sealed.barrier, waker)? {
                 *into = std::mem::take(&mut sealed.output);
                 self.sealed = None;
+                return Ok(());
             }
-            return Ok(());
+            return self.block();
         }
         let published = self.published.take();
         match self.attached.take(into, waker, published, &mut routing) {
@@ -353,6 +358,7 @@ impl Connection {
         {
             let output = std::mem::take(into);
             self.sealed = Some(Box::new(Sealed { output, barrier }));
+            return self.block();
         }
         Ok(())
     }
@@ -360,6 +366,12 @@ impl Connection {
     /// Whether what was last received has given other connections something to write.
     pub(crate) fn has_woken(&self) -> bool {
         self.has_woken
+    }
+
+    /// Whether others should have a turn before more is received: it has caused very many deliveries, or
+    /// a receiver has much to write.
+    pub(crate) fn has_caused_much(&self) -> bool {
+        self.has_caused_much
     }
 
     /// Whether others have given this connection something to do.
@@ -409,6 +421,13 @@ impl Connection {
             ReasonCode::QuotaExceeded,
             "limits.memory: memory is spent in the middle of a large packet",
         ))
+    }
+
+    /// Nothing can be taken to be written at present: the client's socket is full. Whoever ends the
+    /// connection, or waits for its client, is heard all the same.
+    pub(crate) fn block(&mut self) -> Result<(), End> {
+        self.stalled = self.attached.block().map_err(End::Server)?;
+        Ok(())
     }
 
     /// The client's socket took bytes.

@@ -14,7 +14,7 @@ use crate::message::Publication;
 use crate::topic::TopicFilter;
 use crate::wire::{AckKind, ReasonCode};
 
-use super::link::{Close, NewLink, Taken};
+use super::link::{Close, NewLink, Pace, Taken};
 use super::session::{Away, State, Subscription};
 use super::share::Orphan;
 use super::share::rehome;
@@ -385,10 +385,12 @@ impl Attached {
 
     /// Whether others have given the connection something to do, or are about to.
     pub(crate) fn is_awake(&self) -> bool {
-        self.session
-            .state
-            .try_lock()
-            .is_none_or(|state| state.link.as_ref().is_some_and(|link| link.awake))
+        self.session.state.try_lock().is_none_or(|state| {
+            state
+                .link
+                .as_ref()
+                .is_some_and(|link| link.pace == Pace::Awake)
+        })
     }
 
     /// The client acknowledged something that was sent to it; whether that moved anything on.
@@ -495,6 +497,12 @@ impl Attached {
     pub(crate) fn unreleased(&self) -> usize {
         let state = self.session.lock();
         state.received.as_ref().map_or(0, |known| known.ids.len())
+    }
+
+    /// The connection can take nothing now, until it comes to take something. It is told since when
+    /// publishers have waited for its client, if they do, or that it must end.
+    pub(crate) fn block(&self) -> Result<Option<Instant>, Close> {
+        self.session.lock().block(self.epoch)
     }
 
     /// The client took bytes from the socket.

@@ -133,9 +133,10 @@ impl State {
         store: &dyn Fn() -> Stored<Message>,
         routing: &mut Routing<'_>,
     ) -> Delivered {
-        if self.link.is_none() {
+        let Some(link) = &self.link else {
             return self.push_offline(delivery, share, store, routing);
-        }
+        };
+        routing.laden |= link.needs_turn();
         if delivery.qos == QoS::AtMostOnce {
             self.push_once(delivery, share, store, routing)
         } else {
@@ -278,11 +279,13 @@ impl State {
         if hold.is_some()
             && let Some(link) = &mut self.link
         {
-            if !self.queue.holds_publishers() {
-                link.progress = routing.now.mono;
-            }
             // So that the connection looks at its clock: without progress it will be ended.
-            link.wake(routing);
+            if self.queue.holds_publishers() {
+                link.wake(routing);
+            } else {
+                link.progress = routing.now.mono;
+                link.rouse(routing);
+            }
         }
         self.queue.push(queued, hold, routing.metrics());
         Delivered::Taken

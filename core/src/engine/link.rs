@@ -23,6 +23,9 @@ pub(super) fn high_water(level: Level) -> usize {
     }
 }
 
+/// Encoded bytes from which on publishers give their turn to the connection that must write them.
+const LADEN: usize = 64 << 10;
+
 /// Most `QoS` 1 and 2 messages on their way to one client, whatever Receive Maximum it offers, if
 /// its session ends with the connection: nothing of them is kept.
 pub(super) const WINDOW: u16 = 1024;
@@ -47,8 +50,7 @@ pub(crate) struct Link {
     /// When its client last published, in seconds after it connected.
     pub(super) published: u32,
     pub(super) waker: Option<Waker>,
-    /// The connection knows that there is something to do.
-    pub(super) awake: bool,
+    pub(super) pace: Pace,
     pub(super) window: u16,
     pub(super) max_packet: usize,
     /// If its client takes any.
@@ -60,6 +62,18 @@ pub(crate) struct Link {
     /// Messages encoded since the last take.
     pub(super) sent: u32,
     pub(super) connected_at: Instant,
+}
+
+/// What the connection is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It has taken all there was.
+    Asleep,
+    /// It knows that there is something to take, and will have a turn.
+    Awake,
+    /// It cannot take anything now: its socket is full, or the disk comes first. It comes by itself
+    /// when it can.
+    Blocked,
 }
 
 /// Topic aliases towards one client: first come, first served, and for the life of the connection
@@ -215,15 +229,28 @@ impl Link {
         true
     }
 
+    /// It has much to write that it will take as soon as it has a turn.
+    pub(super) fn needs_turn(&self) -> bool {
+        self.output.len() >= LADEN && self.pace == Pace::Awake
+    }
+
     /// It took much to write and has not come back for more.
     pub(super) fn is_laden(&self) -> bool {
         self.usual as usize >= LARGE
     }
 
+    /// There is something to take.
     pub(super) fn wake(&mut self, routing: &mut Routing<'_>) {
-        if !self.awake {
-            self.awake = true;
-            routing.wakes.extend(self.waker.clone());
+        if self.pace == Pace::Asleep {
+            self.rouse(routing);
         }
+    }
+
+    /// There is something to know for a connection that cannot take anything, too.
+    pub(super) fn rouse(&mut self, routing: &mut Routing<'_>) {
+        if self.pace == Pace::Asleep {
+            self.pace = Pace::Awake;
+        }
+        routing.wakes.extend(self.waker.clone());
     }
 }

@@ -119,6 +119,8 @@ pub(crate) struct Routing<'e> {
     /// Somebody who should have it could not store it.
     refused: bool,
     wakes: Wakes,
+    /// A receiver has much to write and waits for its turn.
+    laden: bool,
     hold: Option<(Ticket, Hold)>,
 }
 
@@ -132,6 +134,11 @@ impl<'e> Routing<'e> {
     /// Whether connections will be woken when it is over.
     pub(crate) fn wakes_others(&self) -> bool {
         !self.wakes.is_empty()
+    }
+
+    /// Whether a receiver has so much to write that it should have a turn before more is routed.
+    pub(crate) fn has_laden(&self) -> bool {
+        self.laden
     }
 
     pub(crate) fn settings(&self) -> &Arc<Settings> {
@@ -361,6 +368,7 @@ impl Engine {
             safe: Tickets::new(),
             refused: false,
             wakes: Wakes::new(),
+            laden: false,
             hold: None,
             engine: self,
         }

@@ -31,7 +31,7 @@ use crate::wire::{ReasonCode, SubscribeOptions};
 use super::Routing;
 use super::deliver::Scan;
 use super::flight::{InFlight, Serial};
-use super::link::{Aliases, Close, KEPT_WINDOW, Link, NewLink, Taken, WINDOW};
+use super::link::{Aliases, Close, KEPT_WINDOW, Link, NewLink, Pace, Taken, WINDOW};
 use super::queue::Queue;
 use super::received::Received;
 use super::tree::{FilterRef, ShareGroup, Tree};
@@ -291,7 +291,7 @@ impl State {
     pub(super) fn order(&mut self, close: Close, routing: &mut Routing<'_>) {
         if let Some(link) = &mut self.link {
             link.close.get_or_insert_with(|| Box::new(close));
-            link.wake(routing);
+            link.rouse(routing);
         }
     }
 
@@ -306,7 +306,7 @@ impl State {
             published: 0,
             waker: None,
             // The driver takes once before it sleeps.
-            awake: true,
+            pace: Pace::Awake,
             window: new.receive_maximum.map_or(most, |max| max.get().min(most)),
             max_packet: new.max_packet.map_or(usize::MAX, |max| max.get() as usize),
             aliases: Aliases::new(new.topic_alias_max),
@@ -327,26 +327,14 @@ impl State {
         published: Option<Instant>,
         routing: &mut Routing<'_>,
     ) -> Taken {
-        if self.epoch != epoch || self.link.is_none() {
-            return Taken::Close(Close {
-                code: ReasonCode::SessionTakenOver,
-                reason: "its client connected again".to_owned(),
-                will: true,
-            });
+        if self.epoch == epoch {
+            self.refresh(routing);
+            self.fill(routing);
         }
-        self.refresh(routing);
-        self.fill(routing);
-        let holds = self.queue.holds_publishers();
-        let Some(link) = &mut self.link else {
-            return Taken::Output {
-                sent: 0,
-                stalled: None,
-                barrier: None,
-            };
+        let (link, stalled) = match self.heed(epoch) {
+            Ok(heeded) => heeded,
+            Err(close) => return Taken::Close(close),
         };
-        if let Some(close) = link.close.take().map(|close| *close) {
-            return Taken::Close(close);
-        }
         link.usual = u32::try_from(link.output.len())
             .unwrap_or(u32::MAX)
             .clamp(256, 64 << 10);
@@ -356,7 +344,7 @@ impl State {
         }
         // The buffer that was written is not kept: a connection that waits has none.
         *into = std::mem::take(&mut link.output);
-        link.awake = false;
+        link.pace = Pace::Asleep;
         if link
             .waker
             .as_ref()
@@ -366,9 +354,33 @@ impl State {
         }
         Taken::Output {
             sent: std::mem::take(&mut link.sent).into(),
-            stalled: holds.then_some(link.progress),
+            stalled,
             barrier: self.barrier.take(),
         }
+    }
+
+    /// What a connection must know that can take nothing at present: an order to end, or since when
+    /// publishers have waited for its client. It will be told if that changes.
+    pub(super) fn block(&mut self, epoch: u64) -> Result<Option<Instant>, Close> {
+        let (link, stalled) = self.heed(epoch)?;
+        link.pace = Pace::Blocked;
+        Ok(stalled)
+    }
+
+    /// The link of a connection that may go on, and since when publishers have waited for it.
+    fn heed(&mut self, epoch: u64) -> Result<(&mut Link, Option<Instant>), Close> {
+        let Some(link) = self.link.as_mut().filter(|_| self.epoch == epoch) else {
+            return Err(Close {
+                code: ReasonCode::SessionTakenOver,
+                reason: "its client connected again".to_owned(),
+                will: true,
+            });
+        };
+        if let Some(close) = link.close.take() {
+            return Err(*close);
+        }
+        let stalled = self.queue.holds_publishers().then_some(link.progress);
+        Ok((link, stalled))
     }
 
     /// The client took bytes.

@@ -143,6 +143,7 @@ impl Driver {
             } else if self.read(context, now)? {
                 moved = true;
                 let next = match turn {
+                    _ if self.connection.has_caused_much() => Some(Turn::Yield),
                     _ if self.connection.unsent() == 0 => None,
                     _ if self.connection.has_woken() => Some(Turn::Yield),
                     Turn::Read => Some(Turn::Write),
@@ -316,6 +317,7 @@ impl Driver {
             match Pin::new(&mut self.stream).poll_write(context, rest) {
                 Poll::Pending => {
                     self.blocked.get_or_insert(now.mono);
+                    self.connection.block()?;
                     break;
                 }
                 Poll::Ready(Ok(0)) => return Err(End::Lost("the socket takes nothing".to_owned())),

@@ -1,6 +1,20 @@
 //! What the publishes of one client cause: counted, and bounded for one batch.
 
+use std::sync::atomic::AtomicUsize;
+use std::task::Wake;
+
 use super::*;
+use crate::engine::Close;
+
+/// How often a connection was called.
+#[derive(Default)]
+struct Calls(AtomicUsize);
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 fn receivers(world: &World, count: usize) -> Vec<Client> {
     (0..count)
@@ -59,10 +73,93 @@ fn a_batch_that_causes_very_many_deliveries_ends_early_and_loses_nothing() {
             break;
         }
     }
-    assert_eq!(caused, [65_536, 64 * 1500 - 65_536]);
+    let (last, whole) = caused.split_last().unwrap();
+    assert!(whole.iter().all(|caused| *caused == 4096), "{caused:?}");
+    assert_eq!(*last, 64 * 1500 - 23 * 4096);
     let expected: Vec<_> = (0..MESSAGES).map(|n| n.to_string()).collect();
     for receiver in &mut receivers {
         assert_eq!(receiver.payloads(&world), expected);
+    }
+}
+
+/// A receiver that only waits for its turn gets it before `QoS` 0 messages are dropped for it; one
+/// that takes no more holds nobody up.
+#[test]
+fn a_batch_ends_when_a_receiver_should_write_unless_it_cannot() {
+    let world = World::new();
+    let mut receiver = receivers(&world, 1).remove(0);
+    let mut author = world.connect("a", &As::new("user:a"));
+    let payload = "x".repeat(1000);
+    let mut bytes = Vec::new();
+    for _ in 0..100 {
+        let packet = publish("t", &payload, Delivery::AtMostOnce, false);
+        encode_client(&mut bytes, Version::V5, &packet);
+    }
+    let mut offer = |bytes: &[u8]| {
+        let connection = author.connection.as_mut().unwrap();
+        let taken = connection.receive(bytes, Waker::noop(), world.now).unwrap();
+        (taken, connection.has_caused_much())
+    };
+    let (first, gives_way) = offer(&bytes);
+    assert!(gives_way && first < bytes.len());
+    let before = receiver.payloads(&world).len();
+    assert!((64..70).contains(&before), "{before}");
+    let (second, gives_way) = offer(&bytes[first..]);
+    assert!(!gives_way && first + second == bytes.len());
+    assert_eq!(receiver.payloads(&world).len(), 100 - before);
+    // Its socket is full.
+    receiver.connection.as_mut().unwrap().block().unwrap();
+    assert_eq!(offer(&bytes), (bytes.len(), false));
+    // Until it takes something again.
+    assert_eq!(receiver.payloads(&world).len(), 100);
+    assert!(offer(&bytes).1);
+}
+
+/// A client whose socket is full is asked to go, and goes for holding publishers up, like any other.
+#[test]
+fn a_client_that_reads_nothing_hears_of_its_end_and_of_those_that_wait_for_it() {
+    let mut settings = Settings::default();
+    settings.limits.queue_messages = 1;
+    for held in [false, true] {
+        let mut world = World::with(settings.clone());
+        let as_reader = As {
+            receive_maximum: Some(1),
+            ..As::new("user:r")
+        };
+        let mut reader = world.connect("r", &as_reader);
+        reader.subscribe(&world, "t", QoS::AtLeastOnce);
+        let calls = Arc::new(Calls::default());
+        let connection = reader.connection.as_mut().unwrap();
+        let waker = Waker::from(Arc::clone(&calls));
+        connection
+            .take_output(&mut Vec::new(), &waker, world.now)
+            .unwrap();
+        connection.block().unwrap();
+        let mut author = world.connect("a", &As::new("user:a"));
+        for id in 1..=2 {
+            author.publish(&world, "t", "x", qos1(id));
+        }
+        assert_eq!(calls.0.load(Ordering::SeqCst), 0, "it comes by itself");
+        if held {
+            author.publish(&world, "t", "x", qos1(3));
+        } else {
+            let close = Close {
+                code: ReasonCode::AdministrativeAction,
+                reason: "kicked".to_owned(),
+                will: true,
+            };
+            let chosen = |who: &Snapshot| &*who.client_id == "r";
+            assert_eq!(world.engine.close_where(chosen, &close, world.now), 1);
+        }
+        assert_eq!(calls.0.load(Ordering::SeqCst), 1);
+        let connection = reader.connection.as_mut().unwrap();
+        if held {
+            connection.block().unwrap();
+            world.later(Duration::from_secs(5));
+            connection.check_time(world.now).unwrap_err();
+        } else {
+            connection.block().unwrap_err();
+        }
     }
 }
 
