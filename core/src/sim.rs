@@ -675,7 +675,11 @@ impl Client {
                     connection.wrote(output.len(), world.now);
                     all.append(&mut self.parse(&output));
                 }
-                Err(end) => self.ended(world, end),
+                Err(end) => {
+                    // As the driver does: what was to be written goes before the goodbye.
+                    all.append(&mut self.parse(&output));
+                    self.ended(world, end);
+                }
             }
         }
         let farewell = std::mem::take(&mut self.farewell);

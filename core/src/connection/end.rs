@@ -4,6 +4,7 @@ use crate::clock::Now;
 use crate::engine::Fate;
 use crate::hook::{Disconnected, Event};
 use crate::settings::Settings;
+use crate::ticket::Progress;
 use crate::wire::{self, Disconnect, ReasonCode};
 
 use super::{Connection, End, granted_expiry};
@@ -26,9 +27,20 @@ impl Connection {
         }
     }
 
+    /// Whether all that its answers promise is on disk.
+    fn is_recorded(&self) -> bool {
+        let barrier = self.barrier.as_ref();
+        self.sealed.is_none()
+            && barrier.is_none_or(|barrier| barrier.poll(None) == Progress::Complete)
+            && self.attached.is_recorded()
+    }
+
     /// The connection is over; what is told to the client, if anything.
     pub(crate) fn finish(&mut self, end: &End, now: Now) -> Vec<u8> {
         let mut farewell = std::mem::take(&mut self.replies);
+        if !self.is_recorded() {
+            farewell.clear();
+        }
         let publish = |will| if will { Fate::Publish } else { Fate::Discard };
         let (will, expiry, how, reason) = match end {
             End::Client {

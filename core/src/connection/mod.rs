@@ -354,11 +354,14 @@ impl Connection {
         }
         if !into.is_empty()
             && let Some(barrier) = self.barrier.take()
-            && !is_safe(&barrier, waker)?
         {
+            // What stays in `into` is sent, whatever the connection ends with.
             let output = std::mem::take(into);
-            self.sealed = Some(Box::new(Sealed { output, barrier }));
-            return self.block();
+            if !is_safe(&barrier, waker)? {
+                self.sealed = Some(Box::new(Sealed { output, barrier }));
+                return self.block();
+            }
+            *into = output;
         }
         Ok(())
     }

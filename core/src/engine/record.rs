@@ -1,12 +1,24 @@
 //! A session's side of the journal: what is written down before it is promised to anybody.
 
 use crate::journal::{Entry, QueuedAs, SessionId, Steps};
+use crate::ticket::Progress;
 use crate::wire::{QoS, ReasonCode};
 
-use super::Routing;
 use super::link::Close;
 use super::queue::Queued;
 use super::session::State;
+use super::{Attached, Routing};
+
+impl Attached {
+    /// Whether all that was recorded for this connection is on disk. Not known, and so no, once
+    /// another one has the session.
+    pub(crate) fn is_recorded(&self) -> bool {
+        let state = self.session.lock();
+        let barrier = state.barrier.as_ref();
+        state.epoch == self.epoch
+            && barrier.is_none_or(|barrier| barrier.poll(None) == Progress::Complete)
+    }
+}
 
 impl State {
     /// Writes steps of this session to the journal, if it has one; what is sent to the client

@@ -206,6 +206,59 @@ fn rule_12_a_3_x_publisher_is_cut_off_without_an_acknowledgement() {
     }
 }
 
+/// A client with a persistent session that has sent `packet`, which the disk has refused since.
+fn refused_by_the_disk(version: Version, packet: &Packet<'_>) -> (Durable, Client) {
+    let (durable, disk) = start(None);
+    let world = &durable.world;
+    let how = As {
+        version,
+        ..As::persistent("user:c")
+    };
+    let mut client = world.connect("c", &how);
+    client.send(world, &[Packet::PingReq]);
+    assert_eq!(settled(&mut client, world, 1), [Got::Pong]);
+    *disk.0.lock() = Some(Fault::Sync);
+    client.send(world, std::slice::from_ref(packet));
+    let journal = world.engine.journal.as_ref().unwrap();
+    for _ in 0..10_000 {
+        if journal.failed().is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    assert!(journal.failed().is_some());
+    (durable, client)
+}
+
+fn a_subscribe() -> Packet<'static> {
+    Packet::Subscribe(Subscribe {
+        id: NonZeroU16::new(9).unwrap(),
+        subscription_id: None,
+        filters: vec![("t/#", SubscribeOptions::default())],
+        user: UserProperties::default(),
+    })
+}
+
+/// The disk may fail before the connection has its turn, or after.
+#[test]
+fn rule_12_what_the_disk_has_refused_before_it_is_written_to_a_client_is_not_written() {
+    let (durable, mut client) = refused_by_the_disk(Version::V5, &a_subscribe());
+    let goodbye = [Got::Bye(ReasonCode::UnspecifiedError)];
+    assert_eq!(client.got(&durable.world), goodbye);
+    let (durable, mut client) = refused_by_the_disk(Version::V3_1_1, &a_subscribe());
+    assert_eq!(client.got(&durable.world), []);
+    assert!(client.connection.is_none());
+}
+
+#[test]
+fn rule_12_no_goodbye_brings_what_is_not_on_the_disk() {
+    let (durable, mut client) = refused_by_the_disk(Version::V5, &a_subscribe());
+    let world = &durable.world;
+    // PINGRESP, which is not for a client to send.
+    client.send_bytes(world, &[0xd0, 0]);
+    assert_eq!(client.got(world), [Got::Bye(ReasonCode::ProtocolError)]);
+}
+
 #[test]
 fn a_failed_disk_is_told_and_who_needs_nothing_stored_is_served() {
     let (durable, disk) = start(None);
