@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::client::{Client, V3, V5};
-use crate::harness::{ANNA, BOB, Broker, PORTCULLIS, Setup, eventually};
+use crate::harness::{ANNA, BOB, Broker, PORTCULLIS, Setup, eventually, not_tested};
 
 /// Starts a broker whose directory `name` is a file system of this size. `None`: this machine
 /// lets nobody make one.
@@ -23,7 +23,7 @@ fn on_small_disk(
     };
     let allowed = unshare().arg("mount -t tmpfs tmpfs /mnt").status();
     if !allowed.is_ok_and(|status| status.success()) {
-        println!("skipped: no mount namespaces here");
+        not_tested("no mount namespaces here");
         return None;
     }
     let mut setup = Setup::new();

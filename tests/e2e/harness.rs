@@ -376,6 +376,14 @@ impl Lines {
     }
 }
 
+/// Says that this machine does not allow a test. Not with `eprintln`, which nobody sees where the
+/// test passes.
+pub(crate) fn not_tested(why: &str) {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    let line = format!("NOT TESTED: {test}: {}\n", why.trim());
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
 /// A running broker; it is killed when the test ends.
 pub(crate) struct Broker {
     pub(crate) setup: Setup,
@@ -555,7 +563,7 @@ pub(crate) fn launch(command: &mut Command) -> (Child, Lines) {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; run scripts/setup-tests"));
     let log = Lines::of(child.stderr.take().unwrap());
     (child, log)
 }

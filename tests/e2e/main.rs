@@ -28,6 +28,7 @@ mod browser;
 mod changes;
 mod client;
 mod exchange;
+mod failing_disk;
 mod full_disk;
 mod harness;
 mod limits;
