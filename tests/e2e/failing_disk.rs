@@ -149,6 +149,8 @@ fn rule_12_after_one_failed_sync_or_write_nothing_is_stored_or_acknowledged_unti
         let new = |version| broker.dial(version, "new").login(BOB).local().persistent();
         assert_eq!(new(V5).refused(), 0x97);
         assert_eq!(new(V3).refused(), 3);
+        let known = broker.dial(V5, "away").login(BOB).local().persistent();
+        assert_eq!(known.refused(), 0x97);
         for qos in [0, 1, 2] {
             assert_eq!(sender.publish("lab/live", "served", qos), 0);
             assert_eq!(live.payload(), "served");
@@ -299,7 +301,8 @@ fn over_a_disk_that_fails_no_broker_starts() {
         setup.more += "[durability]\nmode = \"fsync\"\n";
         setup.write();
         let mut command = strace(&setup, file, how);
-        command.arg("-o").arg(setup.path("strace.log"));
+        // The broker is the child then, and ends where the test ends it.
+        command.args(["-D", "-o"]).arg(setup.path("strace.log"));
         command
             .args([PORTCULLIS, "run", "--config"])
             .arg(setup.config());

@@ -1,6 +1,7 @@
 //! More than the broker can hold, from many sides at once, over real sockets and with a small budget.
 
 use std::fs;
+use std::io::Read as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -94,12 +95,17 @@ fn storm(broker: &Broker, name: usize, stop: &AtomicBool) {
     }
 }
 
-fn start() -> Broker {
+fn limits(memory: &str) -> String {
+    format!(
+        "memory = \"{memory}\"\nconnect-rate-per-ip = \"100000/s\"\n\
+         auth-failures-per-ip = \"1000/s\"\npublish-rate = \"100000/s\"\n\
+         publish-bandwidth = \"1 GiB/s\"\nfan-out-bandwidth = \"100 GiB/s\"\n"
+    )
+}
+
+fn start(more: &str) -> Broker {
     Broker::start(|setup| {
-        setup.limits = String::new();
-        setup.limits += "memory = \"128 MiB\"\nconnect-rate-per-ip = \"100000/s\"\n\
-                         auth-failures-per-ip = \"1000/s\"\npublish-rate = \"100000/s\"\n\
-                         publish-bandwidth = \"1 GiB/s\"\nfan-out-bandwidth = \"100 GiB/s\"\n";
+        setup.limits = limits("128 MiB") + more;
         setup.more += "[admin]\nbind = \"127.0.0.1:0\"\n";
     })
 }
@@ -160,7 +166,7 @@ fn assert_full(broker: &Broker) {
 
 #[test]
 fn overloaded_the_broker_serves_who_is_in_sheds_who_is_new_and_stays_within_its_budget() {
-    let broker = start();
+    let broker = start("");
     let level = || broker.metric("memory_level");
     assert_eq!(level(), 0);
     let away = leave_sessions(&broker);
@@ -227,5 +233,134 @@ fn overloaded_the_broker_serves_who_is_in_sheds_who_is_new_and_stays_within_its_
             println!("{count} messages between two who behave");
             assert!(count > 100, "{count}");
         }
+    });
+}
+
+const IDLE: &str = "idle = \"1 s\"\n";
+
+/// Chooses the budget so that what the process has is so much of it.
+fn steer(broker: &mut Broker, percent: u64, level: u64) {
+    let memory = broker.metric("memory_used") * 100 / percent;
+    broker.setup.limits = limits(&format!("{} KiB", memory >> 10)) + IDLE;
+    broker.setup.write();
+    broker.reload().unwrap();
+    eventually("the level", || {
+        (broker.metric("memory_level") == level).then_some(())
+    });
+}
+
+/// Packets of a client made by hand until its connection ends: the code of the last DISCONNECT.
+fn farewell(mut wire: Wire) -> Option<u8> {
+    let mut code = None;
+    while let Some((first, body)) = wire.receive() {
+        if first == 0xe0 {
+            code = body.first().copied();
+        }
+    }
+    code
+}
+
+/// Takes memory and gives none back: each message in a topic of its own.
+fn keep(broker: &Broker, megabytes: usize) {
+    let mut keeper = wire(broker, "keeper");
+    for n in 0..megabytes * 1000 / 60 {
+        let topic = format!("lab/kept/{n}");
+        keeper.send(&publish(&topic, 1, true, &vec![b'x'; 60_000]));
+        assert_eq!(keeper.receive().unwrap().0, 0x40);
+    }
+}
+
+/// Sends to who does not read, until something waits for it.
+fn stuff(broker: &Broker) {
+    let mut flood = wire(broker, "flood");
+    let message = publish("lab/slow", 0, false, &vec![b'x'; 30_000]);
+    eventually("something waits", || {
+        for _ in 0..50 {
+            flood.send(&message);
+        }
+        flood.send(&[0xc0, 0]);
+        assert_eq!(flood.receive(), Some((0xd0, Vec::new())));
+        (broker.metric("queued_bytes") > 0).then_some(())
+    });
+}
+
+fn assert_pressed(broker: &Broker, idle: Wire, away: &str) {
+    for (version, code) in [(V5, 0x89), (V3, 0x03)] {
+        let new = broker.dial(version, "new").login(ANNA).local();
+        assert_eq!(new.refused(), code);
+    }
+    assert_eq!(farewell(idle), Some(0x89));
+    assert!(broker.metric("memory_evicted_total") > 0);
+    // Who has a session is no newcomer, and nobody idle.
+    let back = broker.dial(V5, away).login(BOB).local().persistent();
+    let mut back = back.connect();
+    assert!(back.session_present);
+    assert_eq!(back.publish("lab/nobody", "", 1) & 0x80, 0);
+    back.disconnect();
+}
+
+fn assert_kept_is_refused(broker: &Broker, inside: &mut Client, away: &str) {
+    assert_eq!(inside.publish(away, "kept", 1), 0x97);
+    assert_eq!(inside.retain("lab/new", "kept", 1), 0x97);
+    assert_eq!(inside.subscribe(&["lab/new"], 1), [0x97]);
+    for name in ["messages", "retained", "subscriptions"] {
+        let refused = broker.metric(&format!("memory_{name}_refused_total"));
+        assert!(refused > 0, "{name}");
+    }
+}
+
+/// All but a few are closed without a word.
+fn assert_closed_at_accept(broker: &Broker) {
+    let silent: Vec<_> = (0..16).map(|_| broker.tcp("local")).collect();
+    eventually("newcomers are closed at accept", || {
+        let mut new = broker.tcp("local");
+        new.set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        matches!(new.read(&mut [0]), Ok(0)).then_some(())
+    });
+    assert!(broker.metric("memory_arrivals_shed_total") > 0);
+    drop(silent);
+}
+
+#[test]
+fn each_level_of_short_memory_ends_whom_it_says_and_nobody_who_behaves() {
+    let mut broker = start(IDLE);
+    let away = leave_sessions(&broker).swap_remove(0);
+    let (mut sender, receiver, topic) = pair(&broker, 1);
+    // Whoever subscribes is never idle.
+    sender.subscribe(&["lab/sender"], 0);
+    let mut inside = broker.user(V5, "inside", ANNA);
+    inside.subscribe(&["lab/inside"], 1);
+    let unread = slow(&broker, 0);
+    keep(&broker, 60);
+    stuff(&broker);
+    let idle = wire(&broker, "idle");
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ends = Stop(&stop);
+        let stop = &stop;
+        let served = scope.spawn(move || exchange(sender, receiver, &topic, stop));
+        steer(&mut broker, 85, 1);
+        assert_pressed(&broker, idle, &away);
+
+        steer(&mut broker, 93, 2);
+        assert_kept_is_refused(&broker, &mut inside, &away);
+        broker.record(
+            "disconnect",
+            &[("client_id", "slow-0"), ("reason", "no progress")],
+        );
+        drop(unread);
+
+        steer(&mut broker, 99, 3);
+        assert_closed_at_accept(&broker);
+        let sent = inside.publish("lab/inside", "served", 1);
+        assert_eq!((sent, inside.payload()), (0, "served".to_owned()));
+
+        steer(&mut broker, 20, 0);
+        broker.user(V5, "new", ANNA).disconnect();
+        assert_eq!(inside.publish(&away, "kept", 1), 0);
+        drop(ends);
+        let count = served.join().unwrap();
+        assert!(count > 100, "{count}");
     });
 }

@@ -404,10 +404,12 @@ impl Connection {
         self.replies.len()
     }
 
-    /// Whether a client that has taken nothing for a while, with so many bytes written for it, is too
-    /// much: memory is short.
+    /// Whether a client that has taken nothing for a while, with so many bytes written for it and
+    /// more behind them, is too much: memory is short.
     pub(crate) fn is_burden(&self, unsent: usize) -> bool {
-        unsent >= LARGE && self.engine.budget.level() >= Level::Full
+        unsent > 0
+            && self.engine.budget.level() >= Level::Full
+            && unsent.saturating_add(self.attached.encoded()) >= LARGE
     }
 
     /// So many more bytes of a packet have come that is not complete. A large one is not waited for

@@ -10,7 +10,7 @@ use crate::clock::Now;
 use crate::wire::ReasonCode;
 
 use super::link::Link;
-use super::{Close, Engine, Session};
+use super::{Attached, Close, Engine, Session};
 
 /// How often all connections are looked at while memory is short.
 const ROUND: Duration = Duration::from_secs(1);
@@ -89,6 +89,14 @@ impl Engine {
                 );
             }
         }
+    }
+}
+
+impl Attached {
+    /// Bytes that are encoded for the client, besides those that its connection has taken.
+    pub(crate) fn encoded(&self) -> usize {
+        let state = self.session.lock();
+        state.link.as_ref().map_or(0, |link| link.output.len())
     }
 }
 

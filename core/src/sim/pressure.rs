@@ -221,6 +221,25 @@ fn full_a_receiver_that_lags_holds_its_publishers_early_and_loses_nothing() {
 }
 
 #[test]
+fn full_who_reads_nothing_is_a_burden_with_all_that_waits_for_it() {
+    let world = bounded();
+    let mut reader = world.connect("slow", &As::new("user:s"));
+    reader.subscribe(&world, "t", QoS::AtMostOnce);
+    let mut author = world.connect("a", &As::new("user:a"));
+    let is_burden = |reader: &Client, unsent| {
+        let connection = reader.connection.as_ref().unwrap();
+        connection.is_burden(unsent)
+    };
+    author.publish(&world, "t", &"x".repeat(LARGE), Delivery::AtMostOnce);
+    assert!(!is_burden(&reader, 1), "memory is not short");
+    world.uses(FULL);
+    assert!(is_burden(&reader, 1));
+    assert!(!is_burden(&reader, 0), "its socket takes all there is");
+    assert_eq!(reader.payloads(&world).len(), 1);
+    assert!(!is_burden(&reader, 1));
+}
+
+#[test]
 fn spent_nothing_is_queued_and_nothing_large_is_begun() {
     let world = bounded();
     let mut lagging = slow(&world);
