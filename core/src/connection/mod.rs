@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::budget::{LARGE, Level};
 use crate::clock::Now;
-use crate::engine::{Attached, Close, Engine, Routing, Session, Taken, Tickets};
+use crate::engine::{Ahead, Attached, Close, Engine, Routing, Session, Taken, Tickets};
 use crate::guard::{Inbound, Subject};
 use crate::hook::{BatchFacts, Watch};
 use crate::settings::Settings;
@@ -119,6 +119,7 @@ pub(crate) struct Connection {
     has_woken: bool,
     /// What was last received has caused so much that others should have a turn.
     has_caused_much: bool,
+    ahead: Ahead,
     /// When the client last published, if it has since it last took something.
     published: Option<Instant>,
     renewal: Renewal,
@@ -171,6 +172,7 @@ impl Connection {
             carries_messages: false,
             has_woken: false,
             has_caused_much: false,
+            ahead: Ahead::default(),
             published: None,
             renewal: Renewal::Idle,
         }
@@ -198,6 +200,7 @@ impl Connection {
                 self.cut_short = !rest.is_empty();
                 break Ok(());
             }
+            self.ahead.step(rest, limits.max_packet_size, &mut routing);
             let frame = match split_frame(rest, limits.max_packet_size) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => break Ok(()),
@@ -222,6 +225,7 @@ impl Connection {
         self.count();
         // Whatever this batch routed is on its way before its sender is slowed or ended.
         self.has_woken = routing.wakes_others();
+        self.ahead.end(&mut routing);
         drop(routing);
         let facts = std::mem::take(&mut self.facts);
         let weighed = self.weigh(&facts, now);

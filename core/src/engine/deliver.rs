@@ -17,7 +17,7 @@ use crate::wire::QoS;
 use super::flight::{InFlight, Kept, next_serial};
 use super::queue::Queued;
 use super::session::{Covered, Session, State};
-use super::tree::{ShareGroup, Slot};
+use super::tree::{Claim, ShareGroup, Slot};
 use super::{Ids, Routing};
 
 /// What became of a message at one receiver.
@@ -36,13 +36,13 @@ pub(super) struct Scan {
 }
 
 impl Session {
-    /// Delivers a message once, through those of `slots` that still stand: at the highest of their
+    /// Delivers a message once, through those of `claims` that still stand: at the highest of their
     /// `QoS` at which the policy lets it through. So a subscription at a higher `QoS` never withholds
     /// what one at a lower would bring by itself.
     pub(super) fn deliver(
         &self,
         publication: &Authorized<Publication<'_>>,
-        slots: &[Slot],
+        claims: &[Claim],
         routing: &mut Routing<'_>,
     ) -> Delivered {
         let mut state = self.lock();
@@ -53,7 +53,7 @@ impl Session {
             delivery,
             covered,
             share,
-        }) = state.through(publication, slots, own, denied)
+        }) = state.through(publication, claims, own, denied)
         {
             let qos = delivery.qos;
             let authorized = guard::deliver(&state.rights, delivery, covered, routing.modules());
@@ -78,11 +78,11 @@ struct Through<'a> {
 }
 
 impl State {
-    /// What those of `slots` ask for that stand, and whose `QoS` is below one that is `denied`.
+    /// What those of `claims` ask for that stand, and whose `QoS` is below one that is `denied`.
     fn through<'a>(
         &self,
         publication: &'a Publication<'a>,
-        slots: &[Slot],
+        claims: &[Claim],
         own: bool,
         denied: Option<QoS>,
     ) -> Option<Through<'a>> {
@@ -91,8 +91,8 @@ impl State {
         let mut retain = false;
         let mut ids = Ids::new();
         let mut share = None;
-        for slot in slots {
-            let Some(subscription) = self.subscription(*slot) else {
+        for claim in claims {
+            let Some(subscription) = self.standing(*claim) else {
                 continue;
             };
             if subscription.cover == Covered::Suspended || (subscription.options.no_local && own) {
@@ -107,7 +107,7 @@ impl State {
             }
             retain |= subscription.options.retain_as_published && publication.asked.retain;
             ids.extend(subscription.id);
-            share = subscription.share.clone().or(share);
+            share = subscription.share.cloned().or(share);
         }
         let qos = publication.qos.min(granted?);
         Some(Through {

@@ -7,6 +7,7 @@
 //! held across a fan-out, and none while a waker or an observer runs, except a session's own when
 //! one of its subscriptions is suspended.
 
+mod ahead;
 mod attach;
 mod deliver;
 mod flight;
@@ -25,6 +26,7 @@ mod tree;
 mod watch;
 mod will;
 
+pub(crate) use ahead::Ahead;
 pub(crate) use attach::{Admitted, Attached, Fate, NotAttached, Receipt};
 pub(crate) use link::{Close, NewLink, Taken};
 pub(crate) use session::{Session, Tickets, Will};
@@ -114,6 +116,8 @@ pub(crate) struct Routing<'e> {
     /// Encoded bytes that may wait for a socket; see [`link::OUTPUT_HIGH_WATER`].
     high_water: usize,
     origin: Option<&'e Session>,
+    /// How often the tree was asked.
+    lookups: u32,
     /// What must be on disk before the message that is being published is acknowledged.
     safe: Tickets,
     /// Somebody who should have it could not store it.
@@ -365,6 +369,7 @@ impl Engine {
             generation: self.modules.policy_generation(),
             high_water: link::high_water(self.budget.level()),
             origin,
+            lookups: 0,
             safe: Tickets::new(),
             refused: false,
             wakes: Wakes::new(),
@@ -411,6 +416,7 @@ impl Engine {
             .as_ref()
             .is_none_or(|known| !self.tree.is_current(known))
         {
+            routing.lookups = routing.lookups.saturating_add(1);
             let (matched, worth_keeping) = self.tree.lookup(publication.topic);
             if !worth_keeping {
                 *known = None;
@@ -434,8 +440,8 @@ impl Engine {
         // What a subscription of the same batch left behind is not this message's.
         routing.safe.clear();
         routing.refused = false;
-        for Target { session, slots } in &matched.targets {
-            if session.deliver(publication, slots, routing) == Delivered::Taken {
+        for Target { session, claims } in &matched.targets {
+            if session.deliver(publication, claims, routing) == Delivered::Taken {
                 published.receivers += 1;
             }
         }
@@ -550,6 +556,27 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn subscription_nodes(&self) -> usize {
         self.tree.nodes()
+    }
+
+    /// Who subscribed to a topic, as a message that is on its way keeps it; for tests of what happens
+    /// meanwhile.
+    #[cfg(test)]
+    pub(crate) fn found(&self, topic: TopicName<'_>) -> Matched {
+        self.tree.lookup(topic).0
+    }
+
+    /// At which `QoS` the subscriptions found before deliver now; for tests.
+    #[cfg(test)]
+    pub(crate) fn standing(matched: &Matched) -> Vec<QoS> {
+        let claims = matched.targets.iter().flat_map(|target| {
+            let state = target.session.lock();
+            let standing = target.claims.iter().map(|claim| {
+                let standing = state.standing(*claim)?;
+                (standing.cover != session::Covered::Suspended).then_some(standing.options.qos)
+            });
+            standing.collect::<Vec<_>>()
+        });
+        claims.flatten().collect()
     }
 
     /// Deadlines that wait; for tests of what is left behind.

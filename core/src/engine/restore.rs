@@ -62,9 +62,9 @@ impl Engine {
         }
         let has_it = |session: &Session| unrouted.taken.contains(&session.lock().id);
         let (matched, _) = self.tree.lookup(publication.topic);
-        for Target { session, slots } in &matched.targets {
+        for Target { session, claims } in &matched.targets {
             if !has_it(session) {
-                session.deliver(&publication, slots, &mut routing);
+                session.deliver(&publication, claims, &mut routing);
             }
         }
         for group in &matched.shares {
@@ -100,10 +100,11 @@ impl Engine {
                 continue;
             };
             let (cover, toil) = routing.cover(&state.rights, filter, options.qos, &effort);
+            let cover = cover.map_or(Covered::Suspended, Into::into);
             let slot = state.next_slot();
             let entry = Entry {
                 session: Arc::clone(&session),
-                slot,
+                claim: state.claim(slot, filter, options, id, cover),
             };
             let Some((name, share)) = self.tree.add(filter, entry) else {
                 continue;
@@ -114,7 +115,7 @@ impl Engine {
                 options,
                 id,
                 serial: slot.serial,
-                cover: cover.map_or(Covered::Suspended, Into::into),
+                cover,
                 toil,
             });
             self.metrics.subscriptions.inc();

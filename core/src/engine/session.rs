@@ -79,6 +79,8 @@ pub(crate) struct State {
     pub(super) away: Option<Box<Away>>,
     /// The session has ended: nothing is taken any more.
     pub(super) ended: bool,
+    /// How often subscriptions changed or went away, up to [`CHANGEABLE`](super::table::CHANGEABLE).
+    pub(super) changes: u8,
 }
 
 /// A session whose client is away; times in milliseconds since the Unix epoch.
@@ -217,6 +219,7 @@ impl Session {
                 scans: VecDeque::new(),
                 away: None,
                 ended: false,
+                changes: 0,
             }),
         })
     }
@@ -252,6 +255,7 @@ impl State {
         let mut revoked = None;
         let effort = Effort::new(Effort::SESSION);
         self.toiled = 0;
+        let mut changed = false;
         for (_, subscription) in &mut self.subscriptions {
             let whole = subscription.text(routing.tree());
             let granted = TopicFilter::new(&whole, routing.settings().mqtt.topic)
@@ -265,6 +269,7 @@ impl State {
             self.toiled = self.toiled.saturating_add(subscription.toil.steps());
             let was = subscription.cover;
             subscription.cover = granted.as_ref().map_or(Covered::Suspended, |g| (*g).into());
+            changed |= subscription.cover != was;
             let suspended = subscription.cover == Covered::Suspended;
             if suspended != (was == Covered::Suspended) {
                 routing.suspended(self.subject.snapshot(), &whole, suspended);
@@ -272,6 +277,9 @@ impl State {
             if let Err(rule) = granted {
                 revoked.get_or_insert(format!("{whole} is no longer allowed: {rule}"));
             }
+        }
+        if changed {
+            self.changed();
         }
         if let Some(reason) = revoked
             && routing.disconnects_revoked()

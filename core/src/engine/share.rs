@@ -43,10 +43,10 @@ pub(super) fn offer(
         Among::EverybodyBut(session) | Among::PresentBut(session) => Some(session),
     };
     let mut ask = |online| {
-        after.iter().chain(before).any(|Entry { session, slot }| {
+        after.iter().chain(before).any(|Entry { session, claim }| {
             except.is_none_or(|except| !std::ptr::eq(except, Arc::as_ptr(session)))
                 && session.is_online() == online
-                && session.deliver(publication, &[*slot], routing) == Delivered::Taken
+                && session.deliver(publication, &[*claim], routing) == Delivered::Taken
         })
     };
     ask(true) || (!matches!(among, Among::PresentBut(_)) && ask(false))

@@ -85,18 +85,14 @@ impl Engine {
             return Err(ReasonCode::QuotaExceeded);
         }
         let slot = if let Some(slot) = known {
-            if let Some(subscription) = state.subscriptions.get_mut(slot.place as usize) {
-                subscription.options = options;
-                subscription.id = id;
-                subscription.cover = grant.into();
-            }
+            state.replace(slot, options, id, grant.into());
             state.toils(slot, toil);
             slot
         } else {
             let slot = state.next_slot();
             let entry = Entry {
                 session: Arc::clone(session),
-                slot,
+                claim: state.claim(slot, filter, options, id, grant.into()),
             };
             let Some((name, share)) = self.tree.add(filter, entry) else {
                 return Err(ReasonCode::ImplementationSpecificError);

@@ -1,11 +1,96 @@
 //! The subscriptions of one session, by their place and by their filter.
 
-use crate::hook::Effort;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use super::session::{State, Subscription, Toil};
-use super::tree::{FilterRef, Slot};
+use crate::hook::Effort;
+use crate::topic::TopicFilter;
+use crate::wire::SubscribeOptions;
+
+use super::session::{Covered, State, Subscription, Toil};
+use super::tree::{Claim, FilterRef, ShareGroup, Slot, Terms};
+
+/// What a delivery asks about a subscription.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Standing<'a> {
+    pub(super) options: SubscribeOptions,
+    pub(super) cover: Covered,
+    pub(super) id: Option<NonZeroU32>,
+    pub(super) share: Option<&'a Arc<ShareGroup>>,
+}
+
+/// After so many changes the terms on which a session's subscriptions were made are not trusted any
+/// more.
+pub(super) const CHANGEABLE: u8 = u8::MAX;
 
 impl State {
+    /// What goes into the tree for a new subscription.
+    pub(super) fn claim(
+        &self,
+        slot: Slot,
+        filter: TopicFilter<'_>,
+        options: SubscribeOptions,
+        id: Option<NonZeroU32>,
+        cover: Covered,
+    ) -> Claim {
+        let plain = id.is_none() && filter.share().is_none();
+        let terms = plain.then_some(Terms {
+            options,
+            cover,
+            changes: self.changes,
+        });
+        Claim { slot, terms }
+    }
+
+    /// How a subscription stands now. The terms on which it was made hold if none has changed since or
+    /// gone away; otherwise the table is asked, which among many takes a wait for memory.
+    pub(super) fn standing(&self, claim: Claim) -> Option<Standing<'_>> {
+        match claim.terms {
+            Some(terms) if terms.changes == self.changes && self.changes < CHANGEABLE => {
+                let standing = Standing {
+                    options: terms.options,
+                    cover: terms.cover,
+                    id: None,
+                    share: None,
+                };
+                debug_assert_eq!(Some(&standing), self.looked_up(claim.slot).as_ref());
+                Some(standing)
+            }
+            _ => self.looked_up(claim.slot),
+        }
+    }
+
+    fn looked_up(&self, slot: Slot) -> Option<Standing<'_>> {
+        let known = self.subscription(slot)?;
+        Some(Standing {
+            options: known.options,
+            cover: known.cover,
+            id: known.id,
+            share: known.share.as_ref(),
+        })
+    }
+
+    /// A client that subscribes again mostly asks for what it has.
+    pub(super) fn replace(
+        &mut self,
+        slot: Slot,
+        options: SubscribeOptions,
+        id: Option<NonZeroU32>,
+        cover: Covered,
+    ) {
+        if let Some(known) = self.subscriptions.get_mut(slot.place as usize)
+            && (known.options, known.id, known.cover) != (options, id, cover)
+        {
+            (known.options, known.id, known.cover) = (options, id, cover);
+            self.changed();
+        }
+    }
+
+    /// A subscription changes or goes away.
+    pub(super) fn changed(&mut self) {
+        self.changes = self.changes.saturating_add(1);
+    }
+
     /// The subscription of a slot, if it is still the same.
     pub(super) fn subscription(&self, slot: Slot) -> Option<&Subscription> {
         self.subscriptions
@@ -82,6 +167,7 @@ impl State {
     }
 
     pub(super) fn remove(&mut self, slot: Slot) -> Option<Subscription> {
+        self.changed();
         let subscription = self.subscriptions.try_remove(slot.place as usize)?;
         self.toiled = self.toiled.saturating_sub(subscription.toil.steps());
         let hash = index_hash(subscription.filter);
@@ -93,6 +179,7 @@ impl State {
 
     /// Every subscription, taken out: the session ends or starts anew.
     pub(super) fn drain_subscriptions(&mut self) -> Vec<(Slot, Subscription)> {
+        self.changed();
         self.index.clear();
         self.toiled = 0;
         let slots = std::mem::take(&mut self.subscriptions);

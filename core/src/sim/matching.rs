@@ -99,3 +99,85 @@ proptest! {
         }
     }
 }
+
+/// A message on its way holds what was found for its topic, with the terms on which each subscription
+/// was made. Whatever changes meanwhile counts.
+#[test]
+fn what_was_found_before_a_change_stands_as_it_does_after() {
+    const ZERO: QoS = QoS::AtMostOnce;
+    const ONE: QoS = QoS::AtLeastOnce;
+    const TWO: QoS = QoS::ExactlyOnce;
+    type Change = fn(&mut World, &mut Client);
+    let changes: [(&str, Change, &[QoS]); 8] = [
+        ("nothing", |_, _| {}, &[ZERO, ONE, TWO]),
+        (
+            "another QoS",
+            |world, reader| {
+                reader.subscribe(world, "t", ONE);
+            },
+            &[ONE, ONE, TWO],
+        ),
+        (
+            "another QoS, so often that a count of changes would be back where it was",
+            |world, reader| {
+                for _ in 0..128 {
+                    reader.subscribe(world, "t", ONE);
+                    reader.subscribe(world, "t", TWO);
+                }
+            },
+            &[ONE, TWO, TWO],
+        ),
+        (
+            "unsubscribed",
+            |world, reader| reader.unsubscribe(world, "+"),
+            &[ZERO, TWO],
+        ),
+        (
+            "one in the place of another",
+            |world, reader| {
+                reader.unsubscribe(world, "+");
+                reader.got(world);
+                reader.subscribe(world, "else", TWO);
+            },
+            &[ZERO, TWO],
+        ),
+        (
+            "forbidden",
+            |world, _| {
+                world.policy.set(&[]);
+                world.later(Duration::from_secs(1));
+            },
+            &[],
+        ),
+        (
+            "allowed again",
+            |world, _| {
+                world.policy.set(&[]);
+                world.later(Duration::from_secs(1));
+                world.policy.allow_all();
+                world.later(Duration::from_secs(1));
+            },
+            &[ZERO, ONE, TWO],
+        ),
+        ("gone", |world, reader| reader.disconnect(world), &[]),
+    ];
+    for (what, change, expected) in changes {
+        let mut world = World::new();
+        world.policy.allow_all();
+        let mut reader = world.connect("b", &As::new("user:b"));
+        let topic = TopicName::new("t", Settings::default().mqtt.topic).unwrap();
+        for (filter, qos) in ["t", "+", "#"].iter().zip([ZERO, ONE, TWO]) {
+            reader.subscribe(&world, filter, qos);
+        }
+        let before = world.engine.found(topic);
+        change(&mut world, &mut reader);
+        for (found, when) in [
+            (before, "found before"),
+            (world.engine.found(topic), "found after"),
+        ] {
+            let mut standing = Engine::standing(&found);
+            standing.sort_unstable();
+            assert_eq!(standing, expected, "{what}, {when}");
+        }
+    }
+}

@@ -76,6 +76,17 @@ pub struct Frame<'a> {
     pub size: usize,
 }
 
+impl<'a> Frame<'a> {
+    /// The topic of a PUBLISH as it stands there, not yet looked at.
+    pub(crate) fn topic(self) -> Option<&'a [u8]> {
+        if self.kind() != kind::PUBLISH {
+            return None;
+        }
+        let (length, rest) = self.body.split_first_chunk()?;
+        rest.get(..usize::from(u16::from_be_bytes(*length)))
+    }
+}
+
 impl Frame<'_> {
     /// The packet type, 1 to 15 (section 2.1.2).
     #[must_use]
