@@ -106,6 +106,8 @@ fn start(dir: &Path) -> Broker {
     let mut settings = Settings::default();
     settings.limits.queue_messages = 1_000_000;
     settings.limits.queue_bytes = 1 << 30;
+    settings.limits.queue_messages_per_principal = 1_000_000;
+    settings.limits.queue_bytes_per_principal = 1 << 30;
     Broker::builder()
         .settings(settings)
         .store(Options::new(dir.join("store")))

@@ -507,6 +507,8 @@ pub fn core_settings(config: &Config) -> Settings {
             filters_per_subscribe: limits.filters_per_subscribe as usize,
             queue_messages: limits.queue_messages as usize,
             queue_bytes: size(limits.queue_bytes),
+            queue_messages_per_principal: limits.queue_messages_per_principal as usize,
+            queue_bytes_per_principal: size(limits.queue_bytes_per_principal),
             retained_messages: limits.retained_messages as usize,
             retained_bytes: size(limits.retained_bytes),
             retained_messages_per_principal: limits.retained_messages_per_principal as usize,

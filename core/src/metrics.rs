@@ -101,6 +101,7 @@ metrics! {
     stored_withheld: "counter", "Stored messages withheld because their author lost the right.";
     dropped_qos0: "counter", "`QoS` 0 messages dropped because the receiver's queue was full.";
     dropped_offline: "counter", "Messages dropped from full queues of offline sessions.";
+    queue_over_quota: "counter", "Messages that the queues of their receiver's principal had no room for together: dropped, or held back.";
     dropped_too_large: "counter", "Messages not sent because they exceed the client's Maximum Packet Size.";
     dropped_expired: "counter", "Messages whose expiry interval passed before delivery.";
     retained_refused: "counter", "Retained messages refused because the store is full.";

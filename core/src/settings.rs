@@ -70,6 +70,10 @@ pub struct Limits {
     pub queue_messages: usize,
     /// Bytes queued for one session.
     pub queue_bytes: usize,
+    /// Messages queued for all sessions of one principal.
+    pub queue_messages_per_principal: usize,
+    /// Bytes queued for all sessions of one principal.
+    pub queue_bytes_per_principal: usize,
     /// Retained messages in all.
     pub retained_messages: usize,
     /// Bytes of retained messages in all.
@@ -160,6 +164,8 @@ impl Default for Settings {
                 filters_per_subscribe: 100,
                 queue_messages: 10_000,
                 queue_bytes: 16 << 20,
+                queue_messages_per_principal: 100_000,
+                queue_bytes_per_principal: 160 << 20,
                 retained_messages: 1_000_000,
                 retained_bytes: 1 << 30,
                 retained_messages_per_principal: 100_000,

@@ -18,6 +18,7 @@ mod faults;
 mod flows;
 mod matching;
 mod pressure;
+mod quota;
 mod retained;
 mod rules;
 mod sessions;

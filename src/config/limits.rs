@@ -14,6 +14,9 @@ const MAX_PACKET: u64 = 5 + 268_435_455;
 const FAN_OUT_MESSAGES: u64 = 250;
 const FAN_OUT_BYTES: u64 = 128;
 
+/// Full queues that the sessions of one principal may have together, as a file that does not say has it.
+const FULL_QUEUES: u32 = 10;
+
 /// `[mqtt]`: what the protocol machine grants, whatever the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mqtt {
@@ -93,6 +96,12 @@ pub struct Limits {
     pub queue_messages: u32,
     /// Bytes queued for one session.
     pub queue_bytes: u64,
+    /// Messages queued for all sessions of one principal. Left out, ten times `queue_messages`, and
+    /// 100 000 at least.
+    pub queue_messages_per_principal: u32,
+    /// Bytes queued for all sessions of one principal. Left out, ten times `queue_bytes`, and 160 MiB
+    /// at least.
+    pub queue_bytes_per_principal: u64,
     /// Retained messages in all.
     pub retained_messages: u32,
     /// Bytes of retained messages in all.
@@ -126,6 +135,8 @@ impl Default for Limits {
             filters_per_subscribe: 100,
             queue_messages: 10_000,
             queue_bytes: 16 << 20,
+            queue_messages_per_principal: 10_000 * FULL_QUEUES,
+            queue_bytes_per_principal: (16 << 20) * u64::from(FULL_QUEUES),
             retained_messages: 1_000_000,
             retained_bytes: 1 << 30,
             retained_messages_per_principal: 100_000,
@@ -208,11 +219,19 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
     );
     let filters_per_subscribe = count("filters-per-subscribe", default.filters_per_subscribe);
     let queue_messages = count("queue-messages", default.queue_messages);
+    // A file that lets one session have more need not say that its principal may.
+    let together = queue_messages
+        .saturating_mul(FULL_QUEUES)
+        .max(default.queue_messages_per_principal);
+    let queue_messages_per_principal = count("queue-messages-per-principal", together);
     let retained_messages = count("retained-messages", default.retained_messages);
     let retained_messages_per_principal = count(
         "retained-messages-per-principal",
         default.retained_messages_per_principal,
     );
+    let queue_bytes = section.size("queue-bytes", default.queue_bytes, MAX_BYTES);
+    let together =
+        (queue_bytes * u64::from(FULL_QUEUES)).clamp(default.queue_bytes_per_principal, MAX_BYTES);
     let publish_rate = section.rate("publish-rate", default.publish_rate);
     let publish_bandwidth = section.byte_rate("publish-bandwidth", default.publish_bandwidth);
     // A file that lets a client publish more need not say that it may also cause more.
@@ -241,7 +260,9 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
         subscriptions_per_session,
         filters_per_subscribe,
         queue_messages,
-        queue_bytes: section.size("queue-bytes", default.queue_bytes, MAX_BYTES),
+        queue_bytes,
+        queue_messages_per_principal,
+        queue_bytes_per_principal: section.size("queue-bytes-per-principal", together, MAX_BYTES),
         retained_messages,
         retained_bytes: section.size("retained-bytes", default.retained_bytes, MAX_BYTES),
         retained_messages_per_principal,
@@ -254,10 +275,15 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
             .filter(|bytes| *bytes > 0),
         idle: section.duration("idle", default.idle, (SECOND, MAX_DURATION)),
     };
-    if limits
-        .memory
-        .is_some_and(|memory| limits.retained_bytes > memory / 2)
-    {
+    warn_of_limits(&section, &limits, mqtt);
+    section.finish();
+    limits
+}
+
+/// What does not fit together.
+fn warn_of_limits(section: &Section<'_>, limits: &Limits, mqtt: &Mqtt) {
+    let more_than_half = |bytes| limits.memory.is_some_and(|memory| bytes > memory / 2);
+    if more_than_half(limits.retained_bytes) {
         section.source().warn(
             section.place("memory").unwrap_or(section.at()),
             "retained-bytes in [limits] is more than half of memory",
@@ -265,8 +291,41 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
              or raise memory",
         );
     }
+    if more_than_half(limits.queue_bytes_per_principal) {
+        section.source().warn(
+            section.place("memory").unwrap_or(section.at()),
+            "queue-bytes-per-principal in [limits] is more than half of memory",
+            "the sessions of one principal alone can make the broker refuse new clients: lower \
+             queue-bytes-per-principal, or raise memory",
+        );
+    }
+    for (key, one, all) in [
+        (
+            "queue-messages",
+            limits.queue_messages.into(),
+            limits.queue_messages_per_principal.into(),
+        ),
+        (
+            "queue-bytes",
+            limits.queue_bytes,
+            limits.queue_bytes_per_principal,
+        ),
+    ] {
+        if all < one {
+            let whole = format!("{key}-per-principal");
+            section.source().warn(
+                section.place(&whole).unwrap_or(section.at()),
+                format_args!("{whole} in [limits] is less than {key}"),
+                "not even one session alone has its queue: raise it, or lower the other",
+            );
+        }
+    }
     for (key, bytes) in [
         ("queue-bytes", limits.queue_bytes),
+        (
+            "queue-bytes-per-principal",
+            limits.queue_bytes_per_principal,
+        ),
         ("retained-bytes", limits.retained_bytes),
         (
             "retained-bytes-per-principal",
@@ -281,8 +340,6 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
             );
         }
     }
-    section.finish();
-    limits
 }
 
 fn packet_size(section: &mut Section<'_>, key: &'static str, default: u32) -> u32 {

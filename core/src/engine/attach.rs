@@ -87,32 +87,30 @@ impl Engine {
             let principal = client.subject.principal();
             let known = registry.sessions.get(client_id).cloned();
             if let Some(session) = &known
-                && session.owner != *principal
+                && session.owner.principal != *principal
             {
-                return Err(NotAttached::SomebodyElses(session.owner.clone()));
+                return Err(NotAttached::SomebodyElses(session.owner.principal.clone()));
             }
             if !self.has_memory_for(&client, known.is_some()) {
                 self.metrics.memory_clients_shed.inc();
                 return Err(NotAttached::NoMemory);
             }
             let limit = routing.settings.limits.sessions_per_principal;
-            let owned = registry.owned.get(principal).copied().unwrap_or(0);
-            if known.is_none() && owned >= limit {
+            let (owner, sessions) = registry.owner(principal);
+            if known.is_none() && sessions >= limit {
                 return Err(NotAttached::TooMany(limit));
             }
             let session = known.clone().unwrap_or_else(|| {
                 let rights = client.subject.rights(&self.modules);
-                Session::new(Arc::clone(client_id), Arc::clone(&client.subject), rights)
+                let (id, subject) = (Arc::clone(client_id), Arc::clone(&client.subject));
+                Session::new(id, owner, subject, rights)
             });
             let mut state = session.lock();
             let session_present = known.is_some() && !client.clean_start && state.expiry > 0;
             // Before anything changes: what cannot be written down did not happen.
             self.record_opening(&mut state, &client, session_present, &routing)?;
             if known.is_none() {
-                *registry.owned.entry(principal.clone()).or_insert(0) += 1;
-                registry
-                    .sessions
-                    .insert(Arc::clone(client_id), Arc::clone(&session));
+                registry.insert(&session);
                 self.metrics.sessions.inc();
                 routing.grew(budget::SESSION);
             }
@@ -306,13 +304,7 @@ impl Engine {
         state: &mut State,
         routing: &mut Routing<'_>,
     ) -> Vec<Orphan> {
-        registry.sessions.remove(&session.client_id);
-        if let Some(owned) = registry.owned.get_mut(&session.owner) {
-            *owned -= 1;
-            if *owned == 0 {
-                registry.owned.remove(&session.owner);
-            }
-        }
+        registry.remove(session);
         self.metrics.sessions.sub(1);
         self.stop_waiting(state);
         let orphans = state.orphans(true);
@@ -518,7 +510,7 @@ impl Routing<'_> {
     pub(super) fn session_ended(&self, session: &Session, reason: &str) {
         let event = Event::SessionEnded {
             client_id: &session.client_id,
-            owner: session.owner.as_str(),
+            owner: session.owner.principal.as_str(),
             reason,
         };
         self.modules().observe(&event, self.now);

@@ -166,14 +166,14 @@ impl State {
             return Delivered::Not;
         }
         routing.grew(queued.message.weight() + ENTRY);
-        self.queue.push(queued, None, routing.metrics());
-        self.trim(routing);
+        let (bound, metrics) = (routing.bound(), routing.metrics());
+        let dropped = self.queue.push_away(queued, bound, metrics);
+        self.dropped(dropped, routing);
         Delivered::Taken
     }
 
-    /// The oldest messages of an offline session make room.
-    pub(super) fn trim(&mut self, routing: &mut Routing<'_>) {
-        let dropped = self.queue.trim(routing.bound(), routing.metrics());
+    /// The oldest messages of an offline session made room.
+    pub(super) fn dropped(&mut self, dropped: Vec<Queued>, routing: &mut Routing<'_>) {
         routing.queue_dropped(self.subject.snapshot(), dropped.len() as u64);
         for queued in dropped {
             self.done(queued.entry, routing);
@@ -201,8 +201,9 @@ impl State {
             return Delivered::Not;
         }
         let message = store();
-        if !self.queue.has_room(message.weight(), routing.bound()) {
+        if let Some(full) = self.queue.full(message.weight(), routing.bound()) {
             routing.metrics().dropped_qos0.inc();
+            full.tell(routing.metrics());
             return Delivered::Not;
         }
         routing.grew(message.weight() + ENTRY);
@@ -272,10 +273,11 @@ impl State {
         }
         let (weight, bound) = (queued.message.weight(), routing.bound_online());
         routing.grew(weight + ENTRY);
-        if !self.queue.has_room(weight, bound) {
-            self.queue.drop_qos0(routing.metrics());
-        }
-        let hold = (!self.queue.has_room(weight, bound)).then(|| routing.hold());
+        let full = self.queue.make_room(weight, bound, routing.metrics());
+        let hold = full.map(|full| {
+            full.tell(routing.metrics());
+            routing.hold()
+        });
         if hold.is_some()
             && let Some(link) = &mut self.link
         {
@@ -336,6 +338,7 @@ impl State {
             retain,
             ids,
             share,
+            ..
         } = queued;
         let Some(link) = &mut self.link else { return };
         let serial = (qos != QoS::AtMostOnce).then(|| next_serial(self.given, &self.inflight));
@@ -421,9 +424,10 @@ impl State {
                 retain: true,
                 ids: id.into_iter().collect(),
                 share: None,
+                counts: false,
             };
             if self.record_taken(&queued, None, routing) {
-                self.queue.push(queued, None, routing.metrics());
+                self.queue.push_uncounted(queued, routing.metrics());
             }
         }
     }
@@ -458,6 +462,7 @@ impl Queued {
             qos: delivery.qos,
             retain: delivery.retain,
             ids: delivery.subscription_ids.clone(),
+            counts: false,
         }
     }
 }

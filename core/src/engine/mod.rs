@@ -13,6 +13,7 @@ mod deliver;
 mod flight;
 mod link;
 mod operate;
+mod owner;
 mod pressure;
 mod queue;
 mod received;
@@ -58,6 +59,7 @@ use crate::topic::{TopicFilter, TopicName};
 use crate::wire::{MessageProperties, QoS, ReasonCode};
 
 use deliver::Delivered;
+use owner::{Amount, Owner};
 use pressure::Relief;
 use queue::Bound;
 use session::{Toil, Wakes};
@@ -91,7 +93,7 @@ pub(crate) struct Engine {
 #[derive(Default)]
 struct Registry {
     sessions: HashMap<Arc<str>, Arc<Session>>,
-    owned: HashMap<Principal, usize>,
+    owned: HashMap<Principal, Arc<Owner>>,
 }
 
 /// What became of a publish.
@@ -167,9 +169,15 @@ impl<'e> Routing<'e> {
     }
 
     fn bound(&self) -> Bound {
+        let limits = &self.settings.limits;
         Bound {
-            messages: self.settings.limits.queue_messages,
-            bytes: self.settings.limits.queue_bytes,
+            messages: limits.queue_messages,
+            bytes: limits.queue_bytes,
+            together: Amount {
+                messages: limits.queue_messages_per_principal,
+                bytes: limits.queue_bytes_per_principal,
+            },
+            sessions: limits.sessions_per_principal,
         }
     }
 

@@ -34,7 +34,7 @@ impl Engine {
                 let link = state.link.as_ref();
                 read(&SessionView {
                     client_id: &session.client_id,
-                    owner: &session.owner,
+                    owner: &session.owner.principal,
                     who: state.subject.snapshot(),
                     connected: link
                         .map(|link| (state.subject.peer(), link.version, link.connected_at)),

@@ -80,15 +80,13 @@ impl Engine {
         let subject = Subject::recorded(from.who);
         let rights = subject.rights(&self.modules);
         let client_id = Arc::clone(&subject.snapshot().client_id);
-        let session = Session::new(client_id, Arc::clone(&subject), rights);
-        {
+        let session = {
             let mut registry = self.registry.lock();
-            let owner = session.owner.clone();
-            *registry.owned.entry(owner).or_insert(0) += 1;
-            registry
-                .sessions
-                .insert(Arc::clone(&session.client_id), Arc::clone(&session));
-        }
+            let (owner, _) = registry.owner(subject.principal());
+            let session = Session::new(client_id, owner, Arc::clone(&subject), rights);
+            registry.insert(&session);
+            session
+        };
         self.metrics.sessions.inc();
         let mut state = session.lock();
         state.id = from.id;
@@ -159,7 +157,8 @@ impl Engine {
             will_at,
             timers: keys,
         }));
-        state.trim(&mut routing);
+        let dropped = state.queue.leave(routing.bound(), routing.metrics());
+        state.dropped(dropped, &mut routing);
     }
 
     /// Whether the journal has grown so much that writing everything again is worth its while.
@@ -244,8 +243,9 @@ impl State {
                     retain: flight.retain,
                     ids: flight.ids,
                     share: None,
+                    counts: false,
                 };
-                self.queue.push(queued, None, metrics);
+                self.queue.push_uncounted(queued, metrics);
             }
         }
         flights.sort_by_key(|(entry, ..)| *entry);

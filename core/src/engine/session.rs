@@ -21,7 +21,7 @@ use slab::Slab;
 use smallvec::SmallVec;
 
 use crate::guard::{Grant, Rights, Stored, Subject};
-use crate::hook::{Effort, Principal};
+use crate::hook::Effort;
 use crate::journal::{Entry, SessionId, WillRecord};
 use crate::message::Message;
 use crate::ticket::Ticket;
@@ -32,6 +32,7 @@ use super::Routing;
 use super::deliver::Scan;
 use super::flight::{InFlight, Serial};
 use super::link::{Aliases, Close, KEPT_WINDOW, Link, NewLink, Pace, Taken, WINDOW};
+use super::owner::Owner;
 use super::queue::Queue;
 use super::received::Received;
 use super::tree::{FilterRef, ShareGroup, Tree};
@@ -40,7 +41,7 @@ use super::will::TimerKey;
 /// A session; shared by its connection, the subscription tree and the registry.
 pub(crate) struct Session {
     pub(crate) client_id: Arc<str>,
-    pub(crate) owner: Principal,
+    pub(crate) owner: Arc<Owner>,
     pub(super) state: Mutex<State>,
 }
 
@@ -191,12 +192,13 @@ impl From<Grant> for Covered {
 impl Session {
     pub(super) fn new(
         client_id: Arc<str>,
+        owner: Arc<Owner>,
         subject: Arc<Subject>,
         rights: Arc<Rights>,
     ) -> Arc<Self> {
         Arc::new(Self {
             client_id,
-            owner: subject.principal().clone(),
+            owner: Arc::clone(&owner),
             state: Mutex::new(State {
                 id: SessionId::default(),
                 entries: 0,
@@ -211,7 +213,7 @@ impl Session {
                 index: HashTable::new(),
                 serial: 0,
                 toiled: 0,
-                queue: Queue::default(),
+                queue: Queue::new(owner),
                 inflight: VecDeque::new(),
                 resuming: 0,
                 given: Serial::default(),
@@ -418,7 +420,8 @@ impl State {
         self.scans = VecDeque::new();
         if self.expiry > 0 {
             self.queue.drop_qos0(routing.metrics());
-            self.trim(routing);
+            let dropped = self.queue.leave(routing.bound(), routing.metrics());
+            self.dropped(dropped, routing);
         }
     }
 

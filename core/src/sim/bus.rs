@@ -179,6 +179,17 @@ once_more! {
     (answers, "answers.rs"):
         mqtt_3_1_2_29_answers_say_a_code_and_nothing_more,
         mqtt_4_6_0_acknowledgements_keep_the_order_of_receipt;
+    (quota, "quota.rs"):
+        the_queues_of_a_principal_are_full_together_and_who_gets_more_loses_its_oldest,
+        they_are_bounded_in_bytes_too,
+        every_session_has_its_equal_part_whatever_the_others_hold,
+        a_principal_with_few_sessions_has_as_much_in_each_as_if_it_were_alone,
+        rule_13_a_receiver_whose_principal_is_full_slows_its_publishers_and_loses_nothing,
+        rule_13_who_is_held_back_goes_on_when_another_session_has_made_room,
+        rule_13_without_progress_it_is_ended_and_what_it_held_up_goes_on_at_its_own_cost,
+        what_waited_counts_no_longer_when_it_is_sent_or_its_session_ends_or_begins_anew,
+        a_walk_over_retained_messages_takes_no_room_from_other_sessions,
+        a_principal_with_many_sessions_cannot_have_others_messages_refused_or_lost;
     (endings, "endings.rs"):
         a_disconnect_may_change_how_long_the_session_lives,
         a_disconnect_with_will_publishes_it_after_its_delay,

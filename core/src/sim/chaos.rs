@@ -6,7 +6,8 @@
 //! 2. no `QoS` 2 message reaches an application twice;
 //! 3. what one client publishes to one topic arrives in its order;
 //! 4. when everybody reads, everything comes to rest: nothing waits for anything;
-//! 5. gauges say what is there, and when everybody has left nothing is.
+//! 5. gauges say what is there, and when everybody has left nothing is;
+//! 6. what waits for the sessions of a principal is counted exactly, and bounded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -76,6 +77,12 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     queue: usize,
+    /// For all sessions of a principal, ...
+    together: usize,
+    /// ... of which it may have so many.
+    sessions: usize,
+    /// All clients are one principal.
+    one: bool,
     inbound: u16,
     slow: bool,
     /// Tickets may fail: then a publisher is told so and gives up or tries anew.
@@ -87,18 +94,28 @@ fn terms() -> impl Strategy<Value = Terms> {
     let version = prop_oneof![3 => Just(Version::V5), 1 => Just(Version::V3_1_1)];
     (
         prop_oneof![Just(2usize), Just(1000)],
+        (
+            prop_oneof![Just(3usize), Just(9), Just(100_000)],
+            prop_oneof![Just(CLIENTS), Just(1000)],
+            any::<bool>(),
+        ),
         2u16..6,
         any::<bool>(),
         prop::bool::weighted(0.2),
         prop::array::uniform4(version),
     )
-        .prop_map(|(queue, inbound, slow, failing, versions)| Terms {
-            queue,
-            inbound,
-            slow,
-            failing,
-            versions,
-        })
+        .prop_map(
+            |(queue, (together, sessions, one), inbound, slow, failing, versions)| Terms {
+                queue,
+                together,
+                sessions,
+                one,
+                inbound,
+                slow,
+                failing,
+                versions,
+            },
+        )
 }
 
 /// A message as its readers can tell it: who, to what topic, which.
@@ -159,6 +176,8 @@ impl Chaos {
     fn new(terms: Terms) -> Self {
         let mut settings = Settings::default();
         settings.limits.queue_messages = terms.queue;
+        settings.limits.queue_messages_per_principal = terms.together;
+        settings.limits.sessions_per_principal = terms.sessions;
         settings.mqtt.receive_maximum = NonZeroU16::new(terms.inbound).unwrap();
         Self {
             world: World::over(settings, terms.slow),
@@ -283,7 +302,7 @@ impl Chaos {
             receive_maximum: window.filter(|_| version.is_v5()),
             alias_max: if version.is_v5() { 2 } else { 0 },
             keep_alive: 0,
-            ..As::new(OWNERS[who])
+            ..As::new(OWNERS[if self.terms.one { 0 } else { who }])
         };
         let present = !clean && self.peers[who].session.is_some() && self.peers[who].persistent;
         let old = self.peers[who].client.take();
@@ -531,6 +550,11 @@ impl Chaos {
         let views = engine
             .inspect(|view| Some((view.queued, view.subscriptions, view.connected.is_some())));
         let queued: usize = views.iter().map(|view| view.0).sum();
+        for count in engine.counts() {
+            assert_eq!(count.counted, count.there, "{:?}", count.principal);
+            let parts = CLIENTS * (self.terms.together / self.terms.sessions);
+            assert!(count.counted.0 <= self.terms.together + parts);
+        }
         let subscriptions: usize = views.iter().map(|view| view.1).sum();
         assert_eq!(metrics.queued_messages.value(), queued as u64);
         assert_eq!(metrics.subscriptions.value(), subscriptions as u64);

@@ -163,6 +163,48 @@ fn what_an_author_has_retained_counts_after_a_restart() {
     }
 }
 
+/// What waited for a principal's sessions before a restart counts after it.
+#[test]
+fn what_waits_for_a_principal_counts_after_a_restart() {
+    let before = Durable::new();
+    let how = As::persistent("user:b");
+    let mut author = before.world.connect("a", &As::new("user:a"));
+    for id in ["one", "two"] {
+        subscribed(&before.world, id, &how, id, QoS::AtLeastOnce).lose(&before.world);
+        for number in 1..4 {
+            author.publish(&before.world, id, &number.to_string(), qos1(number));
+        }
+    }
+    settled(&mut author, &before.world, 6);
+    let counted = |world: &World| {
+        let counts = world.engine.counts();
+        let mine = counts
+            .iter()
+            .find(|count| count.principal.as_str() == "user:b");
+        let mine = mine.unwrap();
+        assert_eq!(mine.counted, mine.there);
+        mine.counted.0
+    };
+    assert_eq!(counted(&before.world), 6);
+    let after = before.crash(Duration::ZERO);
+    let world = &after.world;
+    assert_eq!(counted(world), 6);
+    let mut settings = Settings::default();
+    settings.limits.queue_messages_per_principal = 6;
+    world.engine.settings.store(Arc::new(settings));
+    let mut author = world.connect("a", &As::new("user:a"));
+    author.publish(world, "one", "4", qos1(1));
+    settled(&mut author, world, 1);
+    assert_eq!(counted(world), 6);
+    for (id, expected) in [("one", ["2", "3", "4"]), ("two", ["1", "2", "3"])] {
+        let mut reader = world.connect(id, &how);
+        let got = settled(&mut reader, world, 3);
+        let payloads: Vec<_> = got.iter().filter_map(Got::payload).collect();
+        assert_eq!(payloads, expected);
+    }
+    assert_eq!(counted(world), 0);
+}
+
 #[test]
 fn rule_12_subscriptions_survive_and_so_does_giving_them_up() {
     let before = Durable::new();
