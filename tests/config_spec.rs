@@ -88,6 +88,8 @@ subscriptions-per-session = 1000
 filters-per-subscribe = 100
 queue-messages = 10000
 queue-bytes = "16 MiB"
+queue-messages-per-principal = 100000
+queue-bytes-per-principal = "160 MiB"
 retained-messages = 1000000
 retained-bytes = "1 GiB"
 retained-messages-per-principal = 100000
@@ -227,6 +229,8 @@ fn what_is_left_out_has_the_documented_default() {
             filters_per_subscribe: 100,
             queue_messages: 10_000,
             queue_bytes: 16_777_216,
+            queue_messages_per_principal: 100_000,
+            queue_bytes_per_principal: 167_772_160,
             retained_messages: 1_000_000,
             retained_bytes: 1_073_741_824,
             retained_messages_per_principal: 100_000,
@@ -265,6 +269,25 @@ fn what_publishes_may_cause_grows_with_what_may_be_published() {
     assert_eq!(less.fan_out_bandwidth, Limits::default().fan_out_bandwidth);
     let said = limits("publish-rate = '1000000/s'\nfan-out-rate = '5/s'");
     assert_eq!(said.fan_out_rate, Rate::per_second(5));
+}
+
+/// Whoever lets a session have more has not forgotten that a principal has several.
+#[test]
+fn what_waits_for_a_principal_grows_with_what_may_wait_for_a_session() {
+    let limits = |text: &str| {
+        let limits = parse(&format!("{LEAST}[limits]\n{text}")).unwrap().limits;
+        let bytes = limits.queue_bytes_per_principal;
+        (limits.queue_messages_per_principal, bytes)
+    };
+    let more = limits("queue-messages = 1000000\nqueue-bytes = '1 GiB'");
+    assert_eq!(more, (10_000_000, 10 << 30));
+    let most = limits("queue-messages = 4294967295\nqueue-bytes = '262144 GiB'");
+    assert_eq!(most, (u32::MAX, 262_144 << 30));
+    // Many sessions with little each have as much together as before.
+    let less = limits("queue-messages = 10\nqueue-bytes = '1 MiB'");
+    assert_eq!(less, (100_000, 160 << 20));
+    let said = limits("queue-messages-per-principal = 20000\nqueue-bytes-per-principal = '20 MiB'");
+    assert_eq!(said, (20_000, 20 << 20));
 }
 
 #[test]
@@ -406,6 +429,21 @@ fn what_weakens_or_surprises_is_a_warning() {
         small.contains(":8:15: queue-bytes in [limits] is less than max-packet-size"),
         "{small}"
     );
+    let together = warnings(&format!(
+        "{LEAST}[limits]\nqueue-messages-per-principal = 9999\nqueue-bytes-per-principal = '1 KiB'\n"
+    ));
+    for expected in [
+        ":8:32: queue-messages-per-principal in [limits] is less than queue-messages",
+        ":9:29: queue-bytes-per-principal in [limits] is less than queue-bytes",
+        ":9:29: queue-bytes-per-principal in [limits] is less than max-packet-size",
+    ] {
+        assert!(together.contains(expected), "{together}");
+    }
+    let queued = warnings(&format!("{LEAST}[limits]\nmemory = '319 MiB'\n"));
+    let expected = ":8:10: queue-bytes-per-principal in [limits] is more than half of memory";
+    assert!(queued.contains(expected), "{queued}");
+    let enough = warnings(&format!("{LEAST}[limits]\nmemory = '320 MiB'\n"));
+    assert!(!enough.contains("queue-bytes"), "{enough}");
     let retained = warnings(&format!("{LEAST}[limits]\nmemory = '1 GiB'\n"));
     assert!(
         retained.contains(":8:10: retained-bytes in [limits] is more than half of memory"),
