@@ -108,8 +108,6 @@ pub(crate) struct Connection {
     /// Output that waits for the disk.
     sealed: Option<Box<Sealed>>,
     heard: Instant,
-    /// The last batch ended before its input did.
-    cut_short: bool,
     /// When reading goes on; a rate limit.
     paused: Option<Instant>,
     stalled: Option<Instant>,
@@ -166,7 +164,6 @@ impl Connection {
             barrier: None,
             sealed: None,
             heard: now.mono,
-            cut_short: false,
             paused: None,
             stalled: None,
             carries_messages: false,
@@ -183,8 +180,8 @@ impl Connection {
     }
 
     /// Takes the packets at the beginning of `input`; says how many bytes they were. What is left
-    /// is the beginning of a packet, or, if the batch [was cut short](Self::was_cut_short), whole
-    /// packets. The waker is for acknowledgements that must wait.
+    /// is the beginning of a packet, or, if the batch [ended early](Self::has_caused_much), may be
+    /// whole packets, and is to be given again. The waker is for acknowledgements that must wait.
     pub(crate) fn receive(&mut self, input: &[u8], waker: &Waker, now: Now) -> Result<usize, End> {
         let engine = Arc::clone(&self.engine);
         let session = Arc::clone(&self.attached.session);
@@ -193,11 +190,9 @@ impl Connection {
         let limits = settings.wire_limits();
         self.guard.refresh(routing.generation, &engine.modules);
         let mut rest = input;
-        self.cut_short = false;
         let result = loop {
             self.has_caused_much = self.facts.fan_out >= FAN_OUT || routing.has_laden();
             if self.has_caused_much {
-                self.cut_short = !rest.is_empty();
                 break Ok(());
             }
             self.ahead.step(rest, limits.max_packet_size, &mut routing);
@@ -232,12 +227,6 @@ impl Connection {
         result?;
         weighed?;
         Ok(consumed)
-    }
-
-    /// Whether the last batch caused so many deliveries that it ended before its input did. What
-    /// is left is to be given again.
-    pub(crate) fn was_cut_short(&self) -> bool {
-        self.cut_short
     }
 
     fn count(&self) {
@@ -375,8 +364,8 @@ impl Connection {
         self.has_woken
     }
 
-    /// Whether others should have a turn before more is received: it has caused very many deliveries, or
-    /// a receiver has much to write.
+    /// Whether others should have a turn before more is received: the last batch caused very many
+    /// deliveries, or a receiver has much to write; so it ended there.
     pub(crate) fn has_caused_much(&self) -> bool {
         self.has_caused_much
     }

@@ -279,7 +279,7 @@ impl Driver {
             if self.input.is_empty() {
                 let consumed = self.connection.receive(bytes, waker, now)?;
                 self.input = bytes.get(consumed..).unwrap_or_default().to_vec();
-                self.untaken = self.connection.was_cut_short();
+                self.untaken = self.connection.has_caused_much() && !self.input.is_empty();
             } else {
                 self.input.extend_from_slice(bytes);
                 let consumed = self.connection.receive(&self.input, waker, now)?;
@@ -297,7 +297,7 @@ impl Driver {
         } else {
             self.input.drain(..bytes);
         }
-        self.untaken = self.connection.was_cut_short();
+        self.untaken = self.connection.has_caused_much() && !self.input.is_empty();
     }
 
     fn write(&mut self, context: &mut Context<'_>, now: Now) -> Result<bool, End> {
