@@ -134,8 +134,12 @@ fn pair(broker: &Broker, n: usize) -> (Client, Client, String) {
 
 /// A reader that does not read.
 fn slow(broker: &Broker, n: usize) -> Wire {
-    let mut wire = wire(broker, &format!("slow-{n}"));
-    let body = [&[0, 1, 0][..], &raw::string("lab/slow"), &[0]].concat();
+    reads_nothing(broker, &format!("slow-{n}"), 0)
+}
+
+fn reads_nothing(broker: &Broker, id: &str, qos: u8) -> Wire {
+    let mut wire = wire(broker, id);
+    let body = [&[0, 1, 0][..], &raw::string("lab/slow"), &[qos]].concat();
     wire.send(&raw::packet(0x82, &body));
     wire
 }
@@ -162,6 +166,28 @@ fn assert_full(broker: &Broker) {
     ] {
         assert!(broker.metric(name) > 0, "{name}");
     }
+}
+
+#[test]
+fn a_client_that_reads_nothing_can_be_kicked_and_holds_nobody_for_ever() {
+    let broker = start("512 MiB", "queue-bytes = \"1 MiB\"\n");
+    let payload = [b'x'; 60_000];
+    let mut author = wire(&broker, "author");
+    let _deaf = reads_nothing(&broker, "deaf", 0);
+    let full = || broker.metric("queued_messages") > 0;
+    while !full() {
+        author.send(&publish("lab/slow", 0, false, &payload));
+    }
+    broker.ask(&["kick", "deaf"]).succeeded();
+    broker.record("disconnect", &[("client_id", "deaf")]);
+    // A message that it does not acknowledge waits in its queue; then publishers wait for it.
+    let _slow = reads_nothing(&broker, "slow", 1);
+    for _ in 0..400 {
+        author.send(&publish("lab/slow", 1, false, &payload));
+        assert_eq!(author.receive().unwrap().0, 0x40);
+    }
+    let ended = [("client_id", "slow"), ("code_name", "QuotaExceeded")];
+    broker.record("disconnect", &ended);
 }
 
 #[test]
