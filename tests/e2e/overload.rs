@@ -171,7 +171,7 @@ fn assert_full(broker: &Broker) {
 #[test]
 fn a_client_that_reads_nothing_can_be_kicked_and_holds_nobody_for_ever() {
     let broker = start("512 MiB", "queue-bytes = \"1 MiB\"\n");
-    let payload = [b'x'; 60_000];
+    let payload = vec![b'x'; 60_000];
     let mut author = wire(&broker, "author");
     let _deaf = reads_nothing(&broker, "deaf", 0);
     let full = || broker.metric("queued_messages") > 0;
