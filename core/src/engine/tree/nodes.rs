@@ -1,7 +1,7 @@
 //! Nodes by their number, in pieces: growing moves none of them, so that nobody waits for a lock while
 //! megabytes are copied, and no memory is taken twice.
 
-use super::Node;
+use super::node::Node;
 
 /// Nodes of one piece.
 const PIECE: usize = 1 << 12;
