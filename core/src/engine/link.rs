@@ -234,9 +234,9 @@ impl Link {
         self.output.len() >= LADEN && self.pace == Pace::Awake
     }
 
-    /// It took much to write and has not come back for more.
-    pub(super) fn is_laden(&self) -> bool {
-        self.usual as usize >= LARGE
+    /// Its client takes nothing at present, or the disk has to.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.pace == Pace::Blocked
     }
 
     /// There is something to take.

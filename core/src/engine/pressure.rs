@@ -55,7 +55,7 @@ impl Engine {
             let state = session.lock();
             let Some(link) = &state.link else { continue };
             let local = state.subject.snapshot().address.is_none();
-            if !state.queue.is_empty() || link.is_laden() {
+            if !state.queue.is_empty() || link.is_blocked() {
                 routing.wakes.extend(link.waker.clone());
             }
             let span = link.idle(now.mono);

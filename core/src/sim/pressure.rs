@@ -364,15 +364,40 @@ fn pressed_the_idle_are_ended_the_longest_first_and_no_more_than_a_hundred_a_sec
     assert!(ended(&mut busy, &world));
 }
 
+#[derive(Default)]
+struct Called(AtomicBool);
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// However little it took last, and though nothing is queued for it: only so does it see that memory
+/// is short and that it must end.
+#[test]
+fn who_reads_nothing_is_called_while_memory_is_short() {
+    let mut world = bounded();
+    let mut reader = world.connect("r", &As::new("user:r"));
+    let called = Arc::new(Called::default());
+    let waker = Waker::from(Arc::clone(&called));
+    let connection = reader.connection.as_mut().unwrap();
+    connection
+        .take_output(&mut Vec::new(), &waker, world.now)
+        .unwrap();
+    for (blocked, expected) in [(false, false), (true, true)] {
+        if blocked {
+            let connection = reader.connection.as_mut().unwrap();
+            connection.block().unwrap();
+        }
+        world.uses(FULL);
+        world.later(Duration::from_secs(1));
+        assert_eq!(called.0.swap(false, Ordering::Relaxed), expected);
+    }
+}
+
 #[test]
 fn who_waits_for_memory_is_called_when_it_is_there_again() {
-    #[derive(Default)]
-    struct Called(AtomicBool);
-    impl Wake for Called {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
     let mut world = bounded();
     let mut reader = slow(&world);
     let mut author = world.connect("a", &As::new("user:a"));
