@@ -1,7 +1,7 @@
 //! The `portcullis` command.
 
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::Parser as _;
 use portcullis::cli::{Cli, Client, Command, Exit, Session};
@@ -9,15 +9,6 @@ use portcullis::config::Config;
 use portcullis::control::Request;
 use portcullis::{ask, log, operate, passwd, quickstart, run, store, token};
 use portcullis_core::broker::Broker;
-
-/// Half the cost of the default allocator where memory is freed by another thread, as messages are.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// A thread that hashes passwords ends after this long without work. By its end, a second after the
-/// last hash at least, the allocator gives the memory of the hashes back to the system: 19 MiB each,
-/// which a broker that has fallen silent would otherwise keep.
-const HELPERS_REST: Duration = Duration::from_millis(1500);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -102,7 +93,6 @@ fn serve(cli: &Cli, config: Config, on_ready: &(dyn Fn(&Broker) + Sync)) -> Resu
     );
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .thread_keep_alive(HELPERS_REST)
         .build()
         .map_err(|error| error.to_string())?;
     let served = runtime.block_on(run::run(config, on_ready));

@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::control::{self, Control};
 use crate::http;
 use crate::keeper::{self, Keeper};
+use crate::memory::Allocated;
 use crate::numbers;
 use crate::reload::Live;
 use crate::wiring;
@@ -135,7 +136,9 @@ fn start(
         .map_err(|error| error.to_string())?;
     let limiter = Arc::new(Limiter::new(wiring::limiter_settings(config), now));
 
-    let mut builder = Broker::builder().settings(wiring::core_settings(config));
+    let mut builder = Broker::builder()
+        .settings(wiring::core_settings(config))
+        .memory(Arc::new(Allocated));
     if let Some(options) = wiring::store_options(config)? {
         builder = builder.store(options);
     }

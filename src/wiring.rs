@@ -607,6 +607,7 @@ pub fn store_options(config: &Config) -> Result<Option<store::Options>, String> 
         mode,
         max_bytes: durability.max_bytes,
         segment_bytes: durability.segment_size,
+        max_waiting: (core_settings(config).limits.memory / 16).min(64 << 20),
         key: store_key(config)?,
         ..store::Options::new(store_path(config))
     }))

@@ -3,8 +3,8 @@
 //! What is measured is what the system would kill for: the resident memory of the whole process. A
 //! reading is taken several times a second and, because much can come between two of them, whenever
 //! a sixty-fourth of the budget may have been taken since the last: whoever keeps something says how
-//! much (`Budget::grew`). That number only decides when to read again, so it may be too high, and
-//! what goes straight through - a message encoded into a connection's output - is not counted at all.
+//! much (`Budget::grew`). That number decides when to read again, so it may be too high. The output of
+//! a connection counts by the room that it takes, not by what is encoded into it.
 //!
 //! The level goes up with the reading that says so and down only with one that lies well below
 //! (`Level::next`). What each level means is enforced where things are kept: `engine`, `bus`,
@@ -30,9 +30,16 @@ pub(crate) const SUBSCRIPTION: usize = 256;
 pub(crate) const ENTRY: usize = 128;
 /// From this size on, in bytes, buffers of a connection and single messages are looked at.
 pub(crate) const LARGE: usize = 32 << 10;
+/// A message of less is never too large to be sent on, bytes; nor does output count that grows by
+/// less at once.
+pub(crate) const SMALL: usize = 1 << 10;
 
 /// A reading is due when this part of the budget may have been taken since the last.
 const PART: u64 = 64;
+
+/// What may be used, in percent of the budget, with a message that is not [`SMALL`] and is sent on
+/// when memory is spent. The rest is for what must be answered.
+const LAST: u64 = 97;
 
 /// How much memory the process has.
 pub trait Memory: Send + Sync {
@@ -43,6 +50,10 @@ pub trait Memory: Send + Sync {
     ///
     /// It cannot be told; nobody new is let in until it can.
     fn resident(&self) -> io::Result<u64>;
+
+    /// Has the allocator give back to the system what nobody uses, if it must be asked for that.
+    /// Called several times a second.
+    fn give_back(&self) {}
 }
 
 /// This process, as Linux accounts for it.
@@ -89,9 +100,9 @@ pub(crate) enum Level {
 impl Level {
     /// Each level above calm: entered from this percentage of the budget on, left below that one.
     const BOUNDS: [(Self, u64, u64); 3] = [
-        (Self::Spent, 95, 92),
-        (Self::Full, 90, 85),
-        (Self::Pressed, 80, 75),
+        (Self::Spent, 90, 87),
+        (Self::Full, 85, 80),
+        (Self::Pressed, 75, 70),
     ];
 
     /// The level after a reading.
@@ -156,6 +167,19 @@ impl Budget {
         }
     }
 
+    /// Whether so many bytes more leave enough of the budget, as far as that is known.
+    pub(crate) fn has(&self, bytes: usize) -> bool {
+        let grown = self.grown.load(Ordering::Relaxed);
+        let used = self.metrics.memory_used.value() + grown + bytes as u64;
+        used <= self.metrics.memory_budget.value() / 100 * LAST
+    }
+
+    /// The clock's reading: what is free is given back first.
+    pub(crate) fn tick(&self) {
+        self.memory.give_back();
+        self.read();
+    }
+
     /// Reads how much the process has and sets the level.
     pub(crate) fn read(&self) {
         // Who finds somebody at it need not wait: that reading is as good.
@@ -196,19 +220,19 @@ mod tests {
         let limit = 1000;
         for (from, used, to) in [
             (Calm, 0, Calm),
-            (Calm, 799, Calm),
-            (Calm, 800, Pressed),
-            (Pressed, 750, Pressed),
-            (Pressed, 749, Calm),
-            (Pressed, 899, Pressed),
-            (Pressed, 900, Full),
-            (Full, 850, Full),
-            (Full, 849, Pressed),
-            (Full, 749, Calm),
-            (Full, 950, Spent),
-            (Spent, 920, Spent),
-            (Spent, 919, Full),
-            (Spent, 849, Pressed),
+            (Calm, 749, Calm),
+            (Calm, 750, Pressed),
+            (Pressed, 700, Pressed),
+            (Pressed, 699, Calm),
+            (Pressed, 849, Pressed),
+            (Pressed, 850, Full),
+            (Full, 800, Full),
+            (Full, 799, Pressed),
+            (Full, 699, Calm),
+            (Full, 900, Spent),
+            (Spent, 870, Spent),
+            (Spent, 869, Full),
+            (Spent, 799, Pressed),
             (Spent, 0, Calm),
             (Calm, 5000, Spent),
         ] {

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use portcullis_core::store::{Disk, DiskFile, FileSystem, Full, Log, Options};
+use portcullis_core::store::{Disk, DiskFile, FileSystem, Full, Log, Mode, Options};
 use portcullis_core::ticket::{Progress, Ticket};
 
 /// What a broken disk does, by the name of the operation.
@@ -255,6 +256,27 @@ fn a_file_system_that_stays_full_refuses_and_ends_in_failure_not_success() {
     log.stop();
     assert_eq!(ticket.poll(None), Progress::Failed);
     assert_eq!(replay(dir.path()), []);
+}
+
+#[test]
+fn what_waits_for_a_slow_disk_is_bounded_and_none_of_it_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = Options {
+        mode: Mode::Interval(Duration::from_hours(1)),
+        max_waiting: 1000,
+        ..Options::new(dir.path())
+    };
+    let log = Log::open(&slow, &mut |_, _| Ok(())).unwrap();
+    let taken = (0..100).take_while(|_| append(&log, 1).is_ok()).count();
+    assert!((5..20).contains(&taken), "{taken}");
+    assert_eq!(append(&log, 1).unwrap_err(), Full::Buffer);
+    let release = || log.append_release(&mut |batch| batch.record(2, |out| out.extend([2; 50])));
+    let more = (0..100).take_while(|_| release().is_ok()).count();
+    assert!(more > 0 && more <= taken, "{more}");
+    assert_eq!(release().unwrap_err(), Full::Buffer);
+    drop(log);
+    let kept = [vec![1; taken], vec![2; more]].concat();
+    assert_eq!(replay(dir.path()), kept);
 }
 
 #[test]

@@ -204,7 +204,7 @@ pub(super) fn read_limits(mut section: Section<'_>, mqtt: &Mqtt) -> Limits {
     const MILLISECOND: Duration = Duration::from_millis(1);
     const LONGEST_CONNECT: Duration = Duration::from_hours(1);
     const SECOND: Duration = Duration::from_secs(1);
-    // A started broker has some 20 MiB, and is calm below 80 %.
+    // A started broker has some 20 MiB, and is calm below 75 %.
     const LEAST_MEMORY: u64 = 32 << 20;
 
     let default = Limits::default();

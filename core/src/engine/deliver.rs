@@ -219,7 +219,7 @@ impl State {
             && self
                 .link
                 .as_ref()
-                .is_some_and(|link| link.output.len() < routing.high_water)
+                .is_some_and(|link| link.has_room(routing))
             && routing.may_encode(payload)
     }
 
@@ -259,9 +259,8 @@ impl State {
                 if let Some(kept) = &kept {
                     routing.grew(kept.message.weight());
                 }
-                self.inflight
-                    .push_back(InFlight::new(entry, serial, delivery.qos, kept));
-                self.given = serial;
+                let flight = InFlight::new(entry, serial, delivery.qos, kept);
+                self.fly(flight, routing);
             } else {
                 self.done(entry, routing);
             }
@@ -298,7 +297,7 @@ impl State {
         let bound = routing.bound_online();
         loop {
             let Some(link) = &mut self.link else { return };
-            if link.output.len() >= routing.high_water {
+            if !link.has_room(routing) {
                 return;
             }
             if self.resuming > 0 {
@@ -363,7 +362,6 @@ impl State {
         match delivery {
             Ok(Some(Some(serial))) => {
                 let id = serial.id();
-                self.given = serial;
                 if entry != 0 && qos == QoS::ExactlyOnce {
                     self.record(routing, |steps, session| steps.sent(session, entry, id));
                 } else if entry != 0 {
@@ -378,8 +376,7 @@ impl State {
                     ids,
                     share,
                 });
-                self.inflight
-                    .push_back(InFlight::new(entry, serial, qos, kept));
+                self.fly(InFlight::new(entry, serial, qos, kept), routing);
             }
             Ok(_) => self.done(entry, routing),
             Err(_) => {

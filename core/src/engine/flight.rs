@@ -197,6 +197,16 @@ impl State {
         moved
     }
 
+    /// A message is on its way.
+    pub(super) fn fly(&mut self, flight: InFlight, routing: &Routing<'_>) {
+        if self.inflight.len() == self.inflight.capacity() {
+            // It gets twice the room.
+            routing.grew(self.inflight.len() * size_of::<InFlight>());
+        }
+        self.given = flight.serial;
+        self.inflight.push_back(flight);
+    }
+
     fn forget(&mut self, place: Option<usize>, routing: &mut Routing<'_>) {
         if place.is_some_and(|place| place >= self.inflight.len() - usize::from(self.resuming)) {
             self.resuming -= 1;
@@ -236,7 +246,7 @@ impl State {
                 Awaits::Acknowledgement(kept) => (kept, QoS::AtLeastOnce),
                 Awaits::Receipt(kept) => (kept, QoS::ExactlyOnce),
             };
-            if place >= usize::from(link.window) || link.output.len() >= routing.high_water {
+            if place >= usize::from(link.window) || !link.has_room(routing) {
                 return;
             }
             let publication = kept

@@ -4,7 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::budget::{LARGE, Level};
+use crate::budget::{LARGE, Level, SMALL};
 use crate::guard::{Authorized, Delivery};
 use crate::ticket::Ticket;
 use crate::wire::{self, AckKind, Outbound, PacketId, QoS, ReasonCode, Version};
@@ -16,10 +16,10 @@ pub(super) const OUTPUT_HIGH_WATER: usize = 256 << 10;
 
 /// The same at this level of the memory budget.
 pub(super) fn high_water(level: Level) -> usize {
-    if level < Level::Full {
-        OUTPUT_HIGH_WATER
-    } else {
-        LARGE
+    match level {
+        Level::Calm | Level::Pressed => OUTPUT_HIGH_WATER,
+        Level::Full => LARGE,
+        Level::Spent => LARGE / 4,
     }
 }
 
@@ -211,13 +211,14 @@ impl Link {
             routing.metrics().dropped_too_large.inc();
             return false;
         }
-        if self.output.capacity() == 0 {
+        let room = self.output.capacity();
+        if room == 0 {
             self.output = Vec::with_capacity(self.usual as usize);
         }
-        let before = self.output.len();
         wire::publish(&mut self.output, self.version, &outbound);
-        if self.output.len() / LARGE != before / LARGE {
-            routing.grew(self.output.len() - before / LARGE * LARGE);
+        let grown = self.output.capacity() - room;
+        if grown >= SMALL {
+            routing.grew(grown);
         }
         if outbound.alias.is_some()
             && !outbound.topic.is_empty()
@@ -227,6 +228,13 @@ impl Link {
         }
         self.sent += 1;
         true
+    }
+
+    /// Whether more may be encoded: what its client takes nothing of is not added to when memory is
+    /// spent.
+    pub(super) fn has_room(&self, routing: &Routing<'_>) -> bool {
+        self.output.len() < routing.high_water
+            && (self.pace != Pace::Blocked || routing.level() < Level::Spent)
     }
 
     /// It has much to write that it will take as soon as it has a turn.

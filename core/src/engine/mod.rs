@@ -14,6 +14,7 @@ mod flight;
 mod link;
 mod operate;
 mod owner;
+mod pieces;
 mod pressure;
 mod queue;
 mod received;
@@ -206,7 +207,9 @@ impl<'e> Routing<'e> {
 
     /// Whether a message of this size may be encoded for one more receiver.
     fn may_encode(&self, bytes: usize) -> bool {
-        bytes < budget::LARGE || self.level() < Level::Spent
+        bytes < budget::SMALL
+            || self.level() < Level::Spent
+            || (bytes < budget::LARGE && self.engine.budget.has(bytes))
     }
 
     /// How a subscription that is granted at `qos` stands, and how much work it was to see that.
@@ -510,7 +513,7 @@ impl Engine {
     /// What has to be done by the clock: wills, expiries, and the sweep after a change of policy
     /// or standing; and how much memory there is. Called several times a second.
     pub(crate) fn tick(&self, now: Now) {
-        self.budget.read();
+        self.budget.tick();
         self.relieve(now);
         self.fire_timers(now);
         let generations = (

@@ -10,6 +10,7 @@
 //! take everything from the others: together they hold at most twice the bound.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 
 use crate::guard::Stored;
@@ -21,6 +22,7 @@ use crate::wire::QoS;
 
 use super::Ids;
 use super::owner::{Amount, Owner};
+use super::pieces::Pieces;
 use super::tree::ShareGroup;
 
 /// A message that waits for its receiver.
@@ -82,7 +84,7 @@ impl Full {
 #[derive(Debug)]
 pub(super) struct Queue {
     owner: Arc<Owner>,
-    entries: VecDeque<Queued>,
+    entries: Pieces<Queued>,
     bytes: usize,
     /// While publishers wait for this queue.
     excess: Option<Box<Excess>>,
@@ -100,7 +102,7 @@ impl Queue {
     pub(super) fn new(owner: Arc<Owner>) -> Self {
         Self {
             owner,
-            entries: VecDeque::new(),
+            entries: Pieces::new(),
             bytes: 0,
             excess: None,
         }
@@ -178,7 +180,10 @@ impl Queue {
         metrics: &Metrics,
     ) -> Option<Full> {
         self.full(weight, bound)?;
-        self.drop_qos0(metrics);
+        if self.excess.is_none() {
+            // Behind what is held back no QoS 0 is taken, so there is none from there on.
+            self.drop_qos0(metrics);
+        }
         self.release(bound);
         self.full(weight, bound)
     }
@@ -253,9 +258,9 @@ impl Queue {
 
     /// Drops all `QoS` 0 messages to make room for better ones; says how many.
     pub(super) fn drop_qos0(&mut self, metrics: &Metrics) -> u64 {
-        let mut kept = VecDeque::with_capacity(self.entries.len());
+        let mut kept = Pieces::new();
         let mut dropped = 0;
-        for queued in std::mem::take(&mut self.entries) {
+        for queued in mem::replace(&mut self.entries, Pieces::new()) {
             if queued.qos == QoS::AtMostOnce {
                 self.left(&queued, metrics);
                 dropped += 1;
@@ -273,7 +278,7 @@ impl Queue {
     pub(super) fn leave(&mut self, bound: Bound, metrics: &Metrics) -> Vec<Queued> {
         self.excess = None;
         let mut dropped = self.shorten(bound, metrics);
-        for queued in &mut self.entries {
+        for queued in self.entries.iter_mut() {
             queued.count(&self.owner);
         }
         dropped.append(&mut self.give_way(bound, metrics));
@@ -373,7 +378,7 @@ impl Queue {
 impl Queued {
     /// Counts it for the owner, once.
     fn count(&mut self, owner: &Owner) {
-        if !std::mem::replace(&mut self.counts, true) {
+        if !mem::replace(&mut self.counts, true) {
             owner.count(self.message.weight());
         }
     }

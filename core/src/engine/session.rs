@@ -338,6 +338,9 @@ impl State {
         routing: &mut Routing<'_>,
     ) -> Taken {
         if self.epoch == epoch {
+            if let Some(link) = &mut self.link {
+                link.pace = Pace::Awake;
+            }
             self.refresh(routing);
             self.fill(routing);
         }

@@ -75,12 +75,16 @@ pub struct Options {
     /// [`Log::append_release`] from half of it, so that a round, which for a while needs space for all
     /// that lives a second time, has room.
     pub max_bytes: u64,
+    /// Bytes that may wait in memory for the disk; [`Log::append`] is refused from there on, and
+    /// [`Log::append_release`] from twice as much.
+    pub max_waiting: u64,
     /// Encrypts all records at rest.
     pub key: Option<Key>,
 }
 
 impl Options {
-    /// The defaults: synced before acknowledged, segments of 64 MiB, 8 GiB in all, not encrypted.
+    /// The defaults: synced before acknowledged, segments of 64 MiB, 8 GiB in all, 64 MiB in memory,
+    /// not encrypted.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
@@ -88,6 +92,7 @@ impl Options {
             mode: Mode::Fsync,
             segment_bytes: 64 << 20,
             max_bytes: 8 << 30,
+            max_waiting: 64 << 20,
             key: None,
         }
     }

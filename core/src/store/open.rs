@@ -213,12 +213,7 @@ pub(super) fn open(
         .create(number, inventory.base, &mut || false)
         .map_err(failed)?;
     let on_disk = old.iter().map(|(_, length)| length).sum::<u64>() + segment.length();
-    let shared = Arc::new(Shared::new(
-        options.mode,
-        options.max_bytes,
-        options.key.is_some(),
-        on_disk,
-    ));
+    let shared = Arc::new(Shared::new(options, on_disk));
     let writer = Writer::new(
         Arc::clone(&shared),
         place,

@@ -10,11 +10,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::disk::segment_path;
 use super::format::{BATCH, Codec, GROUP};
 use super::segment::{Place, Segment};
-use super::{Full, Mode};
+use super::{Full, Mode, Options};
 use crate::ticket::{Hold, Ticket};
 
-/// What may wait in memory before [`Full::Buffer`]; twice as much with records that make room.
-const MAX_WAITING: u64 = 64 << 20;
 /// In interval mode, as much as this is written before its time.
 const WRITE_EARLY: usize = 1 << 20;
 /// A buffer that grew larger is given back.
@@ -28,6 +26,7 @@ pub(super) struct Shared {
     wake: Condvar,
     mode: Mode,
     max_bytes: u64,
+    max_waiting: u64,
     encrypted: bool,
 }
 
@@ -140,7 +139,7 @@ impl Drop for Undo<'_> {
 }
 
 impl Shared {
-    pub(super) fn new(mode: Mode, max_bytes: u64, encrypted: bool, on_disk: u64) -> Self {
+    pub(super) fn new(options: &Options, on_disk: u64) -> Self {
         Self {
             state: Mutex::new(State {
                 buffer: vec![0; BATCH],
@@ -157,9 +156,10 @@ impl Shared {
                 idle: false,
             }),
             wake: Condvar::new(),
-            mode,
-            max_bytes,
-            encrypted,
+            mode: options.mode,
+            max_bytes: options.max_bytes,
+            max_waiting: options.max_waiting,
+            encrypted: options.key.is_some(),
         }
     }
 
@@ -218,9 +218,9 @@ impl Shared {
     /// A round that begins with all that may lie on disk then can write all of it again.
     fn room(&self, state: &State, what: Room) -> Result<(), Full> {
         let (limit, waiting) = match what {
-            Room::New => (self.max_bytes / 3, MAX_WAITING),
-            Room::Release if state.compacting => (self.max_bytes, 2 * MAX_WAITING),
-            Room::Release => (self.max_bytes / 2, 2 * MAX_WAITING),
+            Room::New => (self.max_bytes / 3, self.max_waiting),
+            Room::Release if state.compacting => (self.max_bytes, 2 * self.max_waiting),
+            Room::Release => (self.max_bytes / 2, 2 * self.max_waiting),
         };
         if state.failed.is_some() || state.stopping {
             Err(Full::Failed)
