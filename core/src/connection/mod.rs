@@ -17,6 +17,7 @@ mod time;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime};
@@ -39,9 +40,15 @@ pub(crate) use time::{granted_expiry, granted_keep_alive};
 /// after this time (rule 13).
 pub(crate) const STALL: Duration = Duration::from_secs(5);
 
-/// A batch that caused so many deliveries ends: it is priced, others get a turn, and what else was
-/// read comes with the next.
-const FAN_OUT: u64 = 1 << 12;
+/// How many deliveries a batch may cause, those included that come to nothing; see
+/// [`Connection::waited`].
+const PORTION: RangeInclusive<u16> = 1 << 8..=1 << 12;
+
+/// A batch that caused so many bytes for each of the deliveries that it may cause ends too.
+const DELIVERED: u64 = 1 << 10;
+
+/// From this wait on many want a turn.
+const CROWDED: Duration = Duration::from_millis(10);
 
 /// Why a connection ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +124,9 @@ pub(crate) struct Connection {
     has_woken: bool,
     /// What was last received has caused so much that others should have a turn.
     has_caused_much: bool,
+    /// A batch that caused so many deliveries ends: it is priced, others get a turn, and what else
+    /// was read comes with the next.
+    portion: u16,
     ahead: Ahead,
     /// When the client last published, if it has since it last took something.
     published: Option<Instant>,
@@ -169,6 +179,7 @@ impl Connection {
             carries_messages: false,
             has_woken: false,
             has_caused_much: false,
+            portion: *PORTION.end(),
             ahead: Ahead::default(),
             published: None,
             renewal: Renewal::Idle,
@@ -191,7 +202,10 @@ impl Connection {
         self.guard.refresh(routing.generation, &engine.modules);
         let mut rest = input;
         let result = loop {
-            self.has_caused_much = self.facts.fan_out >= FAN_OUT || routing.has_laden();
+            let portion = u64::from(self.portion);
+            self.has_caused_much = routing.offers() >= portion
+                || self.facts.fan_out_bytes >= portion * DELIVERED
+                || routing.has_laden();
             if self.has_caused_much {
                 break Ok(());
             }
@@ -368,6 +382,17 @@ impl Connection {
     /// deliveries, or a receiver has much to write; so it ended there.
     pub(crate) fn has_caused_much(&self) -> bool {
         self.has_caused_much
+    }
+
+    /// How long the turn was in coming that it had given away. Whoever exchanges little has a turn as
+    /// often as those who cause much: where that takes long their portions get smaller, which costs
+    /// nothing then, since what many have caused for a receiver is one write anyway.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        if time >= CROWDED {
+            self.portion = (self.portion / 2).max(*PORTION.start());
+        } else if time < CROWDED / 4 {
+            self.portion = (self.portion * 2).min(*PORTION.end());
+        }
     }
 
     /// Whether others have given this connection something to do.

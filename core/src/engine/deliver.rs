@@ -45,6 +45,7 @@ impl Session {
         claims: &[Claim],
         routing: &mut Routing<'_>,
     ) -> Delivered {
+        routing.offers += 1;
         let mut state = self.lock();
         state.refresh(routing);
         let own = routing.is_origin(self);

@@ -121,6 +121,8 @@ pub(crate) struct Routing<'e> {
     origin: Option<&'e Session>,
     /// How often the tree was asked.
     lookups: u32,
+    /// How often a session was offered a message, whether it took it or not.
+    offers: u64,
     /// What must be on disk before the message that is being published is acknowledged.
     safe: Tickets,
     /// Somebody who should have it could not store it.
@@ -146,6 +148,11 @@ impl<'e> Routing<'e> {
     /// Whether a receiver has so much to write that it should have a turn before more is routed.
     pub(crate) fn has_laden(&self) -> bool {
         self.laden
+    }
+
+    /// How often a session was offered a message, whether it took it or not.
+    pub(crate) fn offers(&self) -> u64 {
+        self.offers
     }
 
     pub(crate) fn settings(&self) -> &Arc<Settings> {
@@ -381,6 +388,7 @@ impl Engine {
             high_water: link::high_water(self.budget.level()),
             origin,
             lookups: 0,
+            offers: 0,
             safe: Tickets::new(),
             refused: false,
             wakes: Wakes::new(),

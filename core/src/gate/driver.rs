@@ -78,6 +78,8 @@ pub(super) struct Driver {
     written: usize,
     unflushed: bool,
     turn: Turn,
+    /// When it gave its turn away for having caused much.
+    gave: Option<Instant>,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -112,6 +114,7 @@ impl Driver {
             written: 0,
             unflushed: false,
             turn: Turn::Read,
+            gave: None,
             blocked: None,
             timer: Box::pin(sleep_until(deadline.into())),
             judge: renewal.map(|renewal| {
@@ -133,6 +136,9 @@ impl Driver {
             return Ok(());
         }
         let mut now = Now::read();
+        if let Some(gave) = self.gave.take() {
+            self.connection.waited(now.mono - gave);
+        }
         // Whatever is to be written later wakes the task.
         let mut writes = true;
         for _ in 0..ROUNDS {
@@ -150,6 +156,7 @@ impl Driver {
                     Turn::Both | Turn::Yield | Turn::Write => None,
                 };
                 if let Some(next) = next {
+                    self.gave = self.connection.has_caused_much().then(Instant::now);
                     self.give_way(next, context);
                     return Ok(());
                 }

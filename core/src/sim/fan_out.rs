@@ -82,6 +82,66 @@ fn a_batch_that_causes_very_many_deliveries_ends_early_and_loses_nothing() {
     }
 }
 
+/// Offering it is the work: here to sessions that are away, for which `QoS` 0 is not kept.
+#[test]
+fn deliveries_that_come_to_nothing_end_a_batch_too() {
+    let world = World::new();
+    for n in 0..64 {
+        let mut client = world.connect(&format!("r{n}"), &As::persistent("user:r"));
+        client.subscribe(&world, "t", QoS::AtMostOnce);
+        client.lose(&world);
+    }
+    let mut author = world.connect("a", &As::new("user:a"));
+    let bytes = batch(1500);
+    let connection = author.connection.as_mut().unwrap();
+    let taken = connection
+        .receive(&bytes, Waker::noop(), world.now)
+        .unwrap();
+    assert_eq!(taken, batch(4096 / 64).len());
+    assert!(connection.has_caused_much());
+    assert_eq!(world.register.scales.lock().facts.fan_out, 0);
+}
+
+/// How much one batch causes after each of these waits for a turn, milliseconds.
+fn portions(waits: &[u64], receivers: usize, payload: usize) -> Vec<u64> {
+    let world = World::new();
+    let _held = self::receivers(&world, receivers);
+    let mut author = world.connect("a", &As::new("user:a"));
+    let mut bytes = Vec::new();
+    for _ in 0..5000 / receivers {
+        let text = "x".repeat(payload);
+        let packet = publish("t", &text, Delivery::AtMostOnce, false);
+        encode_client(&mut bytes, Version::V5, &packet);
+    }
+    let connection = author.connection.as_mut().unwrap();
+    let mut caused = |wait: Option<&u64>| {
+        if let Some(wait) = wait {
+            connection.waited(Duration::from_millis(*wait));
+        }
+        connection
+            .receive(&bytes, Waker::noop(), world.now)
+            .unwrap();
+        world.register.scales.lock().facts.fan_out
+    };
+    let first = caused(None);
+    let others = waits.iter().map(|wait| caused(Some(wait)));
+    [first].into_iter().chain(others).collect()
+}
+
+#[test]
+fn where_turns_are_long_in_coming_a_batch_causes_less_and_more_again_when_they_are_not() {
+    let portions = portions(&[50, 10, 9, 50, 50, 50, 50, 2, 2, 3, 0, 0, 0], 16, 1);
+    let expected = [
+        4096, 2048, 1024, 1024, 512, 256, 256, 256, 512, 1024, 1024, 2048, 4096, 4096,
+    ];
+    assert_eq!(portions, expected);
+}
+
+#[test]
+fn a_batch_of_large_messages_ends_after_fewer_deliveries() {
+    assert_eq!(portions(&[], 300, 4_000 - 1), [1200]);
+}
+
 /// A receiver that only waits for its turn gets it before `QoS` 0 messages are dropped for it; one
 /// that takes no more holds nobody up.
 #[test]
