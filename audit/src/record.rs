@@ -295,9 +295,14 @@ pub(crate) fn describe(event: &Event<'_>, policy: Option<&str>, now: Now) -> Rec
                         .map(|granted| granted.filter),
                 );
         }
-        Event::SubscribeDenied { who, filter, rule } => {
+        Event::SubscribeDenied {
+            who,
+            filter,
+            rule,
+            code,
+        } => {
             facts.who(who).text("filter", filter).text("rule", rule);
-            facts.code(ReasonCode::NotAuthorized);
+            facts.code(*code);
         }
         Event::Unsubscribed { who, filter } | Event::SubscriptionSuspended { who, filter, .. } => {
             facts.who(who).text("filter", filter);

@@ -358,6 +358,8 @@ fn assert_kept_is_refused(broker: &Broker, inside: &mut Client, away: &str) {
     assert_eq!(inside.publish(away, "kept", 1), 0x97);
     assert_eq!(inside.retain("lab/new", "kept", 1), 0x97);
     assert_eq!(inside.subscribe(&["lab/new"], 1), [0x97]);
+    let said = [("filter", "lab/new"), ("code_name", "QuotaExceeded")];
+    broker.record("subscribe-denied", &said);
     for name in ["messages", "retained", "subscriptions"] {
         let refused = broker.metric(&format!("memory_{name}_refused_total"));
         assert!(refused > 0, "{name}");

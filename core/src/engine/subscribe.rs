@@ -34,13 +34,15 @@ impl Engine {
         state.refresh(routing);
         let who = Arc::clone(&state.subject);
         let now = routing.now;
-        let denied = |rule: &str| {
+        let denied = |rule: &str, code| {
             let event = Event::SubscribeDenied {
                 who: who.snapshot(),
                 filter: filter.as_str(),
                 rule,
+                code,
             };
             self.modules.observe(&event, now);
+            code
         };
         let asked = options.qos.min(routing.settings.mqtt.max_qos);
         let narrow = routing.narrows();
@@ -54,8 +56,7 @@ impl Engine {
             }
             Err(rule) => {
                 self.metrics.subscribes_denied.inc();
-                denied(&rule);
-                return Err(ReasonCode::NotAuthorized);
+                return Err(denied(&rule, ReasonCode::NotAuthorized));
             }
         };
         let name = self.tree.find(filter);
@@ -64,25 +65,23 @@ impl Engine {
         let limit = routing.settings.limits.subscriptions_per_session;
         if is_new && state.subscriptions.len() >= limit {
             self.metrics.limits_hit.inc();
-            denied(&format!("limits.subscriptions-per-session = {limit}"));
-            return Err(ReasonCode::QuotaExceeded);
+            let rule = format!("limits.subscriptions-per-session = {limit}");
+            return Err(denied(&rule, ReasonCode::QuotaExceeded));
         }
         if !state.may_toil(toil, known, limit) {
             self.metrics.limits_hit.inc();
-            denied(guard::TOO_MUCH_WORK);
-            return Err(ReasonCode::QuotaExceeded);
+            return Err(denied(guard::TOO_MUCH_WORK, ReasonCode::QuotaExceeded));
         }
         if is_new && routing.level() >= Level::Full {
             self.metrics.memory_subscriptions_refused.inc();
-            denied("limits.memory: memory is short");
-            return Err(ReasonCode::QuotaExceeded);
+            let rule = "limits.memory: memory is short";
+            return Err(denied(rule, ReasonCode::QuotaExceeded));
         }
         let recorded = state.try_record(routing, |steps, session| {
             steps.subscribed(session, filter.as_str(), options, id);
         });
         if !recorded {
-            denied("the store is full");
-            return Err(ReasonCode::QuotaExceeded);
+            return Err(denied("the store is full", ReasonCode::QuotaExceeded));
         }
         let slot = if let Some(slot) = known {
             state.replace(slot, options, id, grant.into());

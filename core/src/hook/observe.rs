@@ -111,6 +111,8 @@ pub enum Event<'a> {
         filter: &'a str,
         /// The rule that cut it, in words, or why else.
         rule: &'a str,
+        /// What the client was told: `NotAuthorized` by the policy, `QuotaExceeded` by a limit.
+        code: ReasonCode,
     },
     /// A subscription was given up.
     Unsubscribed {
