@@ -10,6 +10,10 @@ use portcullis::control::Request;
 use portcullis::{ask, log, operate, passwd, quickstart, run, store, token};
 use portcullis_core::broker::Broker;
 
+/// Half the cost of the default allocator where memory is freed by another thread, as messages are.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(&cli) {

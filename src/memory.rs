@@ -6,17 +6,12 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use mimalloc::MiMalloc;
 use portcullis_core::budget::{Memory, Process};
-
-/// Half the cost of the default allocator where memory is freed by another thread, as messages are.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// So large that the allocator has a page for it alone, bytes.
 const ALONE: usize = 1 << 20;
 
-/// The memory of this process, in the hands of the allocator above.
+/// The memory of this process, in the hands of mimalloc, which the command sets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allocated;
 

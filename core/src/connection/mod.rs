@@ -200,9 +200,9 @@ impl Connection {
         let settings = Arc::clone(routing.settings());
         let limits = settings.wire_limits();
         self.guard.refresh(routing.generation, &engine.modules);
+        let portion = u64::from(self.portion);
         let mut rest = input;
         let result = loop {
-            let portion = u64::from(self.portion);
             self.has_caused_much = routing.offers() >= portion
                 || self.facts.fan_out_bytes >= portion * DELIVERED
                 || routing.has_laden();

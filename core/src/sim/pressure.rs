@@ -270,46 +270,59 @@ fn spent_nothing_is_queued_and_nothing_large_is_begun() {
     assert_eq!(lagging.payloads(&world), [large]);
 }
 
-#[test]
-fn spent_what_its_client_takes_nothing_of_is_not_added_to() {
-    let world = bounded();
+/// One that subscribes to `t`, and what becomes of messages to it: sent while so much of the budget
+/// is in use.
+fn exchange(world: &World) -> (Client, impl FnMut(u64, &str) -> ReasonCode) {
     let mut reader = world.connect("r", &As::new("user:r"));
-    reader.subscribe(&world, "t", QoS::AtLeastOnce);
+    reader.subscribe(world, "t", QoS::AtLeastOnce);
     let mut author = world.connect("a", &As::new("user:a"));
-    let mut sent = |id, text, percent| {
+    let send = move |percent, text: &str| {
         world.uses(percent);
-        author.publish(&world, "t", text, qos1(id));
-        match author.got(&world).as_slice() {
-            [Got::PubAck(_, code)] => *code,
+        author.publish(world, "t", text, qos1(1));
+        match author.got(world).as_slice() {
+            [Got::PubAck(1, code)] => *code,
             other => panic!("{other:?}"),
         }
     };
+    (reader, send)
+}
+
+#[test]
+fn spent_what_its_client_takes_nothing_of_is_not_added_to() {
+    let world = bounded();
+    let (mut reader, mut send) = exchange(&world);
     reader.connection.as_mut().unwrap().block().unwrap();
-    assert_eq!(sent(1, "1", FULL), ReasonCode::Success);
-    assert_eq!(sent(2, "2", SPENT), ReasonCode::QuotaExceeded);
+    assert_eq!(send(FULL, "1"), ReasonCode::Success);
+    assert_eq!(send(SPENT, "2"), ReasonCode::QuotaExceeded);
     assert_eq!(reader.payloads(&world), ["1"]);
-    assert_eq!(sent(3, "3", SPENT), ReasonCode::Success, "it reads again");
+    assert_eq!(send(SPENT, "3"), ReasonCode::Success, "it reads again");
     assert_eq!(reader.payloads(&world), ["3"]);
+}
+
+#[test]
+fn spent_little_waits_for_a_socket() {
+    let world = bounded();
+    let (mut reader, mut send) = exchange(&world);
+    let text = "x".repeat(1000);
+    let taken = (0..100).take_while(|_| send(SPENT, &text) == ReasonCode::Success);
+    let taken = taken.count();
+    assert!((8..10).contains(&taken), "{taken} KiB");
+    assert_eq!(reader.payloads(&world).len(), taken);
+    assert_eq!(send(SPENT, &text), ReasonCode::Success);
 }
 
 #[test]
 fn nearly_at_the_end_of_the_budget_only_small_messages_are_sent_on() {
     let world = bounded();
-    let mut reader = world.connect("r", &As::new("user:r"));
-    reader.subscribe(&world, "t", QoS::AtLeastOnce);
-    let mut author = world.connect("a", &As::new("user:a"));
+    let (mut reader, mut send) = exchange(&world);
     let medium = "x".repeat(20 << 10);
-    let mut id = 0;
     for (percent, text, code) in [
         (96, medium.as_str(), ReasonCode::Success),
         (97, medium.as_str(), ReasonCode::QuotaExceeded),
         (97, "small", ReasonCode::Success),
         (99, "small", ReasonCode::Success),
     ] {
-        id += 1;
-        world.uses(percent);
-        author.publish(&world, "t", text, qos1(id));
-        assert_eq!(author.got(&world), [Got::PubAck(id, code)], "{percent}");
+        assert_eq!(send(percent, text), code, "{percent}");
         let taken = reader.payloads(&world).len();
         assert_eq!(taken, usize::from(code == ReasonCode::Success));
     }
