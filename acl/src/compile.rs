@@ -42,6 +42,8 @@ pub(crate) struct Compiled {
     windows: Box<[Truth]>,
     tries: Mutex<Tries>,
     grants: Mutex<Known>,
+    /// What is held by whom no line is about.
+    nothing: Arc<Held>,
 }
 
 #[derive(Debug, Default)]
@@ -51,26 +53,40 @@ struct Tries {
     refused: usize,
 }
 
-/// Which rules a trie has: the unconditional ones of some subjects, and others.
+/// Which rules count: the unconditional ones of some subjects, and others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Which {
-    subjects: Box<[u32]>,
-    rules: Box<[u32]>,
+    /// The subjects, and behind them the rules. In one piece, since comparing an empty one costs as
+    /// much as a hundred of the others: it lies nowhere, and the processor looks there.
+    numbers: Box<[u32]>,
+    /// How many of them are subjects.
+    subjects: usize,
 }
 
 impl Which {
-    fn of(subjects: &[u32]) -> Self {
+    fn new(subjects: &[u32], rules: impl Iterator<Item = u32>) -> Self {
         Self {
-            subjects: subjects.into(),
-            rules: Box::default(),
+            numbers: subjects.iter().copied().chain(rules).collect(),
+            subjects: subjects.len(),
         }
     }
 
+    fn of(subjects: &[u32]) -> Self {
+        Self::new(subjects, std::iter::empty())
+    }
+
     fn rules(rules: Vec<u32>) -> Self {
-        Self {
-            subjects: Box::default(),
-            rules: rules.into(),
-        }
+        Self::new(&[], rules.into_iter())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    fn split(&self) -> (&[u32], &[u32]) {
+        self.numbers
+            .split_at_checked(self.subjects)
+            .unwrap_or_default()
     }
 }
 
@@ -107,6 +123,7 @@ impl Compiled {
             policy,
             tries: Mutex::default(),
             grants: Mutex::default(),
+            nothing: Arc::default(),
         }
     }
 
@@ -118,8 +135,8 @@ impl Compiled {
     /// The grants of a client; the same for clients that no rule can tell apart.
     pub(crate) fn grants(&self, who: &Snapshot) -> Arc<ClientGrants> {
         let applicable = self.policy.applicable(who);
-        let own: Box<[u32]> = applicable.own.into_iter().collect();
-        let held = [applicable.shared.into(), own].map(|subjects| self.held(who, subjects));
+        let held = [&*applicable.shared, applicable.own.as_slice()]
+            .map(|subjects| self.held(who, subjects));
         let values = self.values(who, held.iter().flat_map(|held| held.tries()));
         let key = Key {
             held: held.each_ref().map(|held| Arc::as_ptr(held).addr()),
@@ -148,23 +165,23 @@ impl Compiled {
 
     /// The lines of some subjects that count for a client at present; the same for all clients for
     /// whom the same count.
-    fn held(&self, who: &Snapshot, subjects: Box<[u32]>) -> Arc<Held> {
-        let conditional = self.conditional(who, &subjects);
-        let which = Which {
-            subjects,
-            rules: conditional,
-        };
+    fn held(&self, who: &Snapshot, subjects: &[u32]) -> Arc<Held> {
+        let which = Which::new(subjects, self.conditional(who, subjects));
+        if which.is_empty() {
+            return Arc::clone(&self.nothing);
+        }
         if let Some(known) = self.grants.lock().held.get(&which).and_then(Weak::upgrade) {
             return known;
         }
-        let (always, bounded) = self.by_bounds(&which.rules);
+        let (subjects, conditional) = which.split();
+        let (always, bounded) = self.by_bounds(conditional);
         let mut parts = Parts::new();
         let unconditional = |subject: &u32| {
             let policy = &self.policy;
             policy.own_rules(*subject).len() > policy.conditional_rules(*subject).len()
         };
-        if which.subjects.iter().any(unconditional) {
-            parts.push(self.trie(Which::of(&which.subjects)));
+        if subjects.iter().any(unconditional) {
+            parts.push(self.trie(Which::of(subjects)));
         }
         if !always.is_empty() {
             parts.push(self.trie(Which::rules(always)));
@@ -186,14 +203,14 @@ impl Compiled {
     }
 
     /// The conditional rules of some subjects that count for a client at present.
-    fn conditional(&self, who: &Snapshot, subjects: &[u32]) -> Box<[u32]> {
+    fn conditional(&self, who: &Snapshot, subjects: &[u32]) -> impl Iterator<Item = u32> {
         let policy = &self.policy;
         let numbers = subjects
             .iter()
             .flat_map(|subject| policy.conditional_rules(*subject));
         // Lines with one condition stand together, more often than not.
         let mut last = None;
-        let counts = |number: &&u32| {
+        let counts = move |number: &&u32| {
             policy.rule(**number).is_some_and(|rule| {
                 let truth = match last {
                     Some((cond, truth)) if cond == rule.cond => truth,
@@ -203,7 +220,7 @@ impl Compiled {
                 truth.applies(rule.effect)
             })
         };
-        numbers.filter(counts).copied().collect()
+        numbers.filter(counts).copied()
     }
 
     /// Sorts conditional rules by the messages that they are about: those about all, and the others
@@ -261,12 +278,13 @@ impl Compiled {
             return Arc::clone(known);
         }
         let rule = |number: &u32| Some((*number, self.policy.rule(*number)?));
-        let subjects = which.subjects.iter();
+        let (subjects, rules) = which.split();
         let unconditional = subjects
+            .iter()
             .flat_map(|subject| self.policy.own_rules(*subject))
             .filter_map(rule)
             .filter(|(_, rule)| rule.cond.is_none());
-        let others = which.rules.iter().filter_map(rule);
+        let others = rules.iter().filter_map(rule);
         let trie = Arc::new(Trie::new(unconditional.chain(others)));
         self.tries.lock().keep(which, &trie);
         trie
@@ -297,7 +315,7 @@ type Parts = SmallVec<[Arc<Trie>; 2]>;
 
 /// Lines that count together: those of a client's roles, or its own. Shared by all for whom the same
 /// count, so that a client costs no more when there are many.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Held {
     /// About every message.
     parts: Parts,
