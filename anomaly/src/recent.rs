@@ -7,11 +7,15 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 
-/// Values by the seeded hash of their key. Keys are not kept: two share a value with a probability
-/// of 2^-64 for each pair, and without the seed nobody can aim for it.
+/// Values by the seeded hash of something. Keys are not kept: two share a value with a probability
+/// of 2^-64 for each pair, and without the seed nobody can aim for it; so the table itself need not
+/// be hard to aim at.
+pub(crate) type ByHash<V> = HashMap<u64, V, foldhash::fast::RandomState>;
+
+/// See the module header.
 pub(crate) struct Recent<V> {
-    young: HashMap<u64, V>,
-    old: HashMap<u64, V>,
+    young: ByHash<V>,
+    old: ByHash<V>,
     half: usize,
     hasher: RandomState,
 }
@@ -19,8 +23,8 @@ pub(crate) struct Recent<V> {
 impl<V: Default> Recent<V> {
     pub(crate) fn new(bound: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: ByHash::default(),
+            old: ByHash::default(),
             half: (bound / 2).max(1),
             hasher: RandomState::new(),
         }
@@ -45,6 +49,9 @@ impl<V: Default> Recent<V> {
 
     /// The value of `key`, if it is remembered; no touch.
     pub(crate) fn look(&self, key: &impl Hash) -> Option<&V> {
+        if self.len() == 0 {
+            return None;
+        }
         let key = self.hasher.hash_one(key);
         self.young.get(&key).or_else(|| self.old.get(&key))
     }

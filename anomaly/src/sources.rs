@@ -3,7 +3,6 @@
 //! The limiters are governor's (GCRA); clock and table are ours, so that time is an argument and
 //! the table has a bound.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -17,6 +16,7 @@ use governor::state::StateStore;
 use governor::{Quota, RateLimiter};
 use parking_lot::Mutex;
 
+use crate::recent::ByHash;
 use crate::settings::Rate;
 
 /// A source prefix.
@@ -154,7 +154,7 @@ const SWEEP_NANOS: u64 = 1_000_000_000;
 /// The theoretical arrival time of each source, in nanoseconds since the limiter's start. One that
 /// has passed is as good as none, and is swept away.
 struct Table {
-    shards: [Mutex<HashMap<Source, u64>>; SHARDS],
+    shards: [Mutex<ByHash<u64>>; SHARDS],
     hasher: RandomState,
     len: AtomicUsize,
     swept_at: AtomicU64,
@@ -180,13 +180,15 @@ impl Table {
 
     fn knows(&self, source: &Source) -> bool {
         self.shard(source)
-            .is_some_and(|shard| shard.lock().contains_key(source))
+            .is_some_and(|(shard, key)| shard.lock().contains_key(&key))
     }
 
-    fn shard(&self, source: &Source) -> Option<&Mutex<HashMap<Source, u64>>> {
+    /// Where a source is, and under which key.
+    fn shard(&self, source: &Source) -> Option<(&Mutex<ByHash<u64>>, u64)> {
+        let key = self.hasher.hash_one(source);
         // The modulus is below SHARDS, so there always is one.
-        let place = self.hasher.hash_one(source) % SHARDS as u64;
-        self.shards.get(usize::try_from(place).unwrap_or_default())
+        let place = usize::try_from(key % SHARDS as u64).unwrap_or_default();
+        Some((self.shards.get(place)?, key))
     }
 
     /// Sweeps one shard, where it is time or room is needed: never a stop for all.
@@ -225,15 +227,18 @@ impl StateStore for Shared {
     where
         F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
     {
-        let Some(shard) = self.0.shard(key) else {
+        let Some((shard, key)) = self.0.shard(key) else {
             return f(None).map(|(answer, _)| answer);
         };
         let mut shard = shard.lock();
-        let before = shard.get(key).map(|arrival| Nanos::from(*arrival));
-        let (answer, after) = f(before)?;
-        if shard.insert(*key, after.as_u64()).is_none() {
-            self.0.len.fetch_add(1, Ordering::Relaxed);
+        if let Some(arrival) = shard.get_mut(&key) {
+            let (answer, after) = f(Some(Nanos::from(*arrival)))?;
+            *arrival = after.as_u64();
+            return Ok(answer);
         }
+        let (answer, after) = f(None)?;
+        shard.insert(key, after.as_u64());
+        self.0.len.fetch_add(1, Ordering::Relaxed);
         Ok(answer)
     }
 }
