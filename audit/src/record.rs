@@ -115,7 +115,7 @@ impl Facts {
         // Room for nearly all of them.
         let mut text = String::with_capacity(384);
         text.push_str(",\"time\":\"");
-        text.push_str(&rfc3339(time));
+        put_time(time, &mut text);
         text.push_str("\",\"event\":\"");
         text.push_str(kind.as_str());
         text.push('"');
@@ -527,25 +527,36 @@ fn qos_number(qos: QoS) -> u64 {
 
 /// UTC with milliseconds: all times have the same length and sort as text.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    let millis = portcullis_core::clock::unix_millis(time);
-    // A clock beyond the year 9999 has no such text; the epoch stands out in a record.
-    let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000)
-        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    let parts: [(u32, usize, char); 7] = [
-        (time.year().unsigned_abs(), 4, '-'),
-        (u8::from(time.month()).into(), 2, '-'),
-        (time.day().into(), 2, 'T'),
-        (time.hour().into(), 2, ':'),
-        (time.minute().into(), 2, ':'),
-        (time.second().into(), 2, '.'),
-        (time.millisecond().into(), 3, 'Z'),
-    ];
     let mut text = String::with_capacity(24);
-    for (number, digits, end) in parts {
-        decimal(number, digits, &mut text);
-        text.push(end);
-    }
+    put_time(time, &mut text);
     text
+}
+
+fn put_time(time: SystemTime, into: &mut String) {
+    let millis = portcullis_core::clock::unix_millis(time);
+    let seconds = i64::try_from(millis / 1000).unwrap_or(i64::MAX);
+    // A clock beyond the year 9999 has no such text; the epoch stands out in a record.
+    let (time, millis) = OffsetDateTime::from_unix_timestamp(seconds)
+        .map_or((OffsetDateTime::UNIX_EPOCH, 0), |time| {
+            (time, millis % 1000)
+        });
+    let numbers = [
+        time.year().unsigned_abs(),
+        u8::from(time.month()).into(),
+        time.day().into(),
+        time.hour().into(),
+        time.minute().into(),
+        time.second().into(),
+        u32::try_from(millis).unwrap_or_default(),
+    ];
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    for (digits, mut number) in text.split_mut(|b| !b.is_ascii_digit()).zip(numbers) {
+        for digit in digits.iter_mut().rev() {
+            *digit += u8::try_from(number % 10).unwrap_or_default();
+            number /= 10;
+        }
+    }
+    into.push_str(str::from_utf8(&text).unwrap_or_default());
 }
 
 /// An address with its port, as it is usually written. The general formatter takes ten times as long,
@@ -556,29 +567,24 @@ fn address(address: SocketAddr, into: &mut String) {
         return;
     };
     let [first, rest @ ..] = v4.ip().octets();
-    decimal(first.into(), 1, into);
+    decimal(first.into(), into);
     for octet in rest {
         into.push('.');
-        decimal(octet.into(), 1, into);
+        decimal(octet.into(), into);
     }
     into.push(':');
-    decimal(v4.port().into(), 1, into);
+    decimal(v4.port(), into);
 }
 
-/// A number in at least so many digits, of ten at most.
-fn decimal(number: u32, digits: usize, into: &mut String) {
-    let mut text = [b'0'; 10];
-    let (mut left, mut start) = (number, text.len().saturating_sub(digits));
-    for (place, digit) in text.iter_mut().enumerate().rev() {
-        if left == 0 {
-            break;
+fn decimal(number: u16, into: &mut String) {
+    let mut started = false;
+    for unit in [10_000, 1000, 100, 10, 1] {
+        let digit = number / unit % 10;
+        started |= digit > 0 || unit == 1;
+        if started {
+            into.push(char::from(b'0' + u8::try_from(digit).unwrap_or_default()));
         }
-        *digit += u8::try_from(left % 10).unwrap_or_default();
-        left /= 10;
-        start = start.min(place);
     }
-    let text = text.get(start..).and_then(|text| str::from_utf8(text).ok());
-    into.push_str(text.unwrap_or_default());
 }
 
 /// Writes `text` as the inside of a JSON string of at most `limit` bytes and a mark that says how
@@ -634,18 +640,30 @@ mod tests {
         let time = |millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(1_795_532_399_007), "2026-11-24T14:59:59.007Z");
+        assert_eq!(time(253_402_300_799_999), "9999-12-31T23:59:59.999Z");
+        assert_eq!(time(253_402_300_800_001), "1970-01-01T00:00:00.000Z");
         assert!(time(999) < time(1000));
     }
 
     proptest! {
         #[test]
+        fn a_time_reads_back(millis in 0..=253_402_300_799_999_u64) {
+            use time::format_description::well_known::Rfc3339;
+
+            let text = rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
+            prop_assert_eq!(text.len(), 24);
+            let read = OffsetDateTime::parse(&text, &Rfc3339).unwrap();
+            prop_assert_eq!(read.unix_timestamp_nanos(), i128::from(millis) * 1_000_000);
+        }
+
+        #[test]
         fn numbers_and_addresses_are_written_as_usual(
-            number: u32, digits in 1usize..=10, v4: std::net::SocketAddrV4, v6: std::net::SocketAddrV6,
+            number: u16, v4: std::net::SocketAddrV4, v6: std::net::SocketAddrV6,
         ) {
             for number in [number, number % 1000, number % 10] {
                 let mut text = String::new();
-                decimal(number, digits, &mut text);
-                prop_assert_eq!(text, format!("{number:0digits$}"));
+                decimal(number, &mut text);
+                prop_assert_eq!(text, number.to_string());
             }
             for peer in [SocketAddr::from(v4), SocketAddr::from(v6)] {
                 let mut text = String::new();
