@@ -344,14 +344,14 @@ impl Desk {
             attempt,
             state: &state,
         };
+        // In boxes, since each needs memory for what takes long: others are judged at once.
         if let Some((method, data)) = attempt.enhanced {
-            return self
-                .exchange(&looked, method, data.map(Secret::expose))
-                .await;
+            let exchange = self.exchange(&looked, method, data.map(Secret::expose));
+            return Box::pin(exchange).await;
         }
         let judged = match looked.first() {
-            Ok(First::Token(token)) => self.token(&looked, token, None).await,
-            Ok(First::Password(password)) => self.password(&looked, password).await,
+            Ok(First::Token(token)) => Box::pin(self.token(&looked, token, None)).await,
+            Ok(First::Password(password)) => Box::pin(self.password(&looked, password)).await,
             Ok(First::Certificate(certificate)) => looked.certificate(certificate),
             Ok(First::Nothing) => Ok(anonymous(attempt.listener)),
             Err(refusal) => Err(refusal),

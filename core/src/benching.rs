@@ -91,7 +91,7 @@ impl World {
             max_packet: None,
         };
         let engine = Arc::clone(&self.0);
-        let connection = Connection::new(engine, attached.ok()?, subject, watch, terms, now);
+        let connection = Connection::new(engine, attached.ok()?.0, subject, watch, terms, now);
         Some(Client {
             connection,
             output: Vec::new(),

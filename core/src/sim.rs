@@ -561,7 +561,7 @@ impl World {
             let stored = guard::will(&publication, &subject.rights(modules), modules).unwrap();
             Box::new(Will::new(stored, delay, how.will_expiry))
         });
-        let attached = self.engine.attach(
+        let (attached, session_present) = self.engine.attach(
             &id.into(),
             Admitted {
                 subject: Arc::clone(&subject),
@@ -586,7 +586,6 @@ impl World {
             auth_method: None,
             max_packet: how.max_packet.and_then(NonZeroU32::new),
         };
-        let session_present = attached.session_present;
         let connection = Connection::new(
             Arc::clone(&self.engine),
             attached,

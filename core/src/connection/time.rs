@@ -37,10 +37,11 @@ impl Connection {
 
     /// Asks the meters about what was read.
     pub(super) fn weigh(&mut self, facts: &BatchFacts, now: Now) -> Result<(), End> {
-        match self.watch.batch(facts, now) {
+        let metrics = &self.engine.metrics;
+        match self.watch.batch(facts, metrics, now) {
             Verdict::Admit => Ok(()),
             Verdict::Slow(wait) => {
-                if let Some(begun) = self.watch.begun() {
+                if let Some(begun) = self.watch.begun(metrics) {
                     self.limit_hit(begun.limit, &begun.reason, now);
                 }
                 self.paused = Some(now.mono + wait);

@@ -34,7 +34,6 @@ pub(crate) struct Admitted {
 pub(crate) struct Attached {
     pub(crate) session: Arc<Session>,
     pub(crate) epoch: u64,
-    pub(crate) session_present: bool,
 }
 
 /// What becomes of a client's will when its connection ends.
@@ -72,17 +71,18 @@ pub(crate) enum NotAttached {
 }
 
 impl Engine {
-    /// Gives a proven client its session, new or found again, and ends its old connection.
+    /// Gives a proven client its session, new or found again, and ends its old connection. Also
+    /// whether it was found, as a CONNACK says it.
     pub(crate) fn attach(
         &self,
         client_id: &Arc<str>,
         client: Admitted,
         now: Now,
-    ) -> Result<Attached, NotAttached> {
+    ) -> Result<(Attached, bool), NotAttached> {
         let mut routing = self.routing(None, now);
         let mut fired = None;
         let mut orphans = Vec::new();
-        let attached = {
+        let (attached, session_present) = {
             let mut registry = self.registry.lock();
             let principal = client.subject.principal();
             let known = registry.sessions.get(client_id).cloned();
@@ -154,11 +154,7 @@ impl Engine {
             }
             let epoch = state.epoch;
             drop(state);
-            Attached {
-                session,
-                epoch,
-                session_present,
-            }
+            (Attached { session, epoch }, session_present)
         };
         self.metrics.clients.inc();
         self.metrics.connects.inc();
@@ -166,7 +162,7 @@ impl Engine {
         if let Some(will) = fired {
             self.fire(&will, &mut routing);
         }
-        Ok(attached)
+        Ok((attached, session_present))
     }
 
     /// Whether memory is there for a client. Who comes back takes what waits and so makes room: it

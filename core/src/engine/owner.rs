@@ -75,10 +75,10 @@ impl Registry {
     /// A session begins.
     pub(super) fn insert(&mut self, session: &Arc<Session>) {
         let owner = &session.owner;
-        owner.sessions.fetch_add(1, Ordering::Relaxed);
-        self.owned
-            .entry(owner.principal.clone())
-            .or_insert_with(|| Arc::clone(owner));
+        if owner.sessions.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.owned
+                .insert(owner.principal.clone(), Arc::clone(owner));
+        }
         self.sessions
             .insert(Arc::clone(&session.client_id), Arc::clone(session));
     }

@@ -227,7 +227,7 @@ impl World {
             self.now,
         );
         let watch = modules.watch(subject.snapshot(), self.now);
-        let (Ok(attached), Ok(watch)) = (attached, watch) else {
+        let (Ok((attached, _)), Ok(watch)) = (attached, watch) else {
             return;
         };
         let terms = Terms {

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,11 +144,12 @@ impl Bound {
     /// Accepts until the broker ends.
     pub(crate) async fn accept(self, gate: Arc<Gate>) {
         let mut stopping = gate.stopping.clone();
+        let mut stopped = pin!(stopping.wait_for(|stop| *stop));
         let mut spare = File::open("/dev/null").ok();
         loop {
             let accepted = tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => break,
+                _ = &mut stopped => break,
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
@@ -284,7 +286,7 @@ impl Turned {
 
 /// Whether an address may come in now: a place, and how long it has to wait first.
 fn admit(
-    gate: &Gate,
+    gate: &Arc<Gate>,
     shared: &Shared,
     address: Option<IpAddr>,
     now: Now,

@@ -37,7 +37,7 @@ const LAST: u64 = 16;
 /// What all listeners share.
 pub(crate) struct Gate {
     pub(crate) engine: Arc<Engine>,
-    places: Arc<Mutex<Places>>,
+    places: Mutex<Places>,
     /// TLS handshakes in flight.
     handshakes: Semaphore,
     /// Numbers of authentication exchanges.
@@ -55,14 +55,13 @@ struct Places {
 /// A connection's place within the connection limits; given back when dropped.
 pub(crate) struct Place {
     address: Option<IpAddr>,
-    places: Arc<Mutex<Places>>,
-    engine: Arc<Engine>,
+    gate: Arc<Gate>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.engine.metrics.connections.sub(1);
-        let mut places = self.places.lock();
+        self.gate.engine.metrics.connections.sub(1);
+        let mut places = self.gate.places.lock();
         places.all -= 1;
         if let Some(address) = self.address
             && let Some(count) = places.by_address.get_mut(&address)
@@ -80,7 +79,7 @@ impl Gate {
         let handshakes = engine.settings.load().limits.handshakes;
         Self {
             engine,
-            places: Arc::default(),
+            places: Mutex::default(),
             handshakes: Semaphore::new(handshakes),
             exchanges: AtomicU64::new(1),
             stopping,
@@ -99,7 +98,7 @@ impl Gate {
     }
 
     /// A place for one more connection, or the limit that has no room.
-    fn place(&self, address: Option<IpAddr>) -> Result<Place, &'static str> {
+    fn place(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, &'static str> {
         let limits = self.engine.settings.load();
         let mut places = self.places.lock();
         if places.all >= limits.limits.connections {
@@ -114,8 +113,7 @@ impl Gate {
         self.engine.budget.grew(CONNECTION);
         Ok(Place {
             address: key,
-            places: Arc::clone(&self.places),
-            engine: Arc::clone(&self.engine),
+            gate: Arc::clone(self),
         })
     }
 }
@@ -136,8 +134,8 @@ impl Places {
 impl Place {
     /// Counts the connection for the address that a proxy gave; until now it counted for none.
     fn claim(&mut self, address: IpAddr) -> Result<(), &'static str> {
-        let limit = self.engine.settings.load().limits.connections_per_ip;
-        self.address = Some(self.places.lock().claim(address, limit)?);
+        let limit = self.gate.engine.settings.load().limits.connections_per_ip;
+        self.address = Some(self.gate.places.lock().claim(address, limit)?);
         Ok(())
     }
 }

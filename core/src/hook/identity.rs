@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use thiserror::Error;
 
@@ -60,7 +60,8 @@ impl Principal {
     /// The one principal that all anonymous clients are.
     #[must_use]
     pub fn anonymous() -> Self {
-        Self("anonymous".into())
+        static ANONYMOUS: LazyLock<Principal> = LazyLock::new(|| Principal("anonymous".into()));
+        ANONYMOUS.clone()
     }
 
     /// A part of the broker itself that publishes: `system:NAME`.
@@ -129,10 +130,12 @@ impl Identity {
     /// A principal without roles and attributes.
     #[must_use]
     pub fn new(principal: Principal) -> Self {
+        /// Shared: most have none.
+        static NO_ATTRIBUTES: LazyLock<Arc<Attributes>> = LazyLock::new(Arc::default);
         Self {
             principal,
-            roles: Arc::from([]),
-            attributes: Arc::default(),
+            roles: Arc::default(),
+            attributes: Arc::clone(&NO_ATTRIBUTES),
         }
     }
 

@@ -147,7 +147,6 @@ impl Modules {
         Ok(Watch {
             meters: meters.collect::<Result<_, _>>()?,
             tallies: tallies.collect(),
-            metrics: Arc::clone(&self.metrics),
         })
     }
 
@@ -181,16 +180,11 @@ impl Modules {
 pub(crate) struct Watch {
     meters: Box<[Box<dyn Meter>]>,
     tallies: Box<[Box<dyn Tally>]>,
-    metrics: Arc<Metrics>,
 }
 
 impl Watch {
-    pub(crate) fn batch(&mut self, facts: &BatchFacts, now: Now) -> Verdict {
-        let Self {
-            meters,
-            tallies,
-            metrics,
-        } = self;
+    pub(crate) fn batch(&mut self, facts: &BatchFacts, metrics: &Metrics, now: Now) -> Verdict {
+        let Self { meters, tallies } = self;
         catch_unwind(AssertUnwindSafe(|| {
             for tally in tallies {
                 tally.batch(facts, now);
@@ -207,12 +201,12 @@ impl Watch {
     }
 
     /// What is to be recorded about the wait that a batch has just brought.
-    pub(crate) fn begun(&self) -> Option<Begun> {
+    pub(crate) fn begun(&self, metrics: &Metrics) -> Option<Begun> {
         catch_unwind(AssertUnwindSafe(|| {
             self.meters.iter().find_map(|meter| meter.begun())
         }))
         .unwrap_or_else(|_| {
-            self.metrics.modules_failed.inc();
+            metrics.modules_failed.inc();
             tracing::error!("a meter panicked; its wait has no record");
             None
         })

@@ -16,12 +16,15 @@ use super::{Denied, Handshake, Proven, Ready};
 
 impl Handshake<'_> {
     /// A proven client: the client-id rule, bans, flapping. One that comes back too often waits.
+    /// Gives the time afterwards.
     pub(super) async fn behaved(
         &self,
         connect: &Connect<'_>,
         (accepted, generation): (Accepted, u64),
         settings: &Settings,
-    ) -> Result<Proven, Denied> {
+    ) -> Result<(Proven, Now), Denied> {
+        // Whoever judged it took its time.
+        let mut now = Now::read();
         let Accepted {
             identity,
             lease,
@@ -37,17 +40,21 @@ impl Handshake<'_> {
             listener: Arc::clone(&self.shared.name),
             address: self.peer.map(|peer| peer.ip().to_canonical()),
         };
-        match self.gate.engine.modules.admit(&snapshot, Now::read()) {
+        match self.gate.engine.modules.admit(&snapshot, now) {
             Verdict::Admit => {}
-            Verdict::Slow(wait) => self.clock.pause(wait).await,
+            Verdict::Slow(wait) => {
+                self.clock.pause(wait).await;
+                now = Now::read();
+            }
             Verdict::Refuse { code, reason, .. } => return Err((code, "admission", reason)),
         }
-        Ok(Proven {
+        let proven = Proven {
             snapshot,
             until: lease.until,
             data,
             generation,
-        })
+        };
+        Ok((proven, now))
     }
 
     /// What was proved may have come to an end while its client was judged or waited. Gives the
@@ -81,9 +88,9 @@ impl Handshake<'_> {
         connect: &Connect<'_>,
         proven: Proven,
         settings: &Settings,
+        now: Now,
     ) -> Result<Ready, Denied> {
         let engine = &self.gate.engine;
-        let now = Now::read();
         let generation = self.stands_still(&proven, now)?;
         let Proven {
             snapshot,
@@ -125,7 +132,7 @@ impl Handshake<'_> {
                 format!("the client takes packets of at most {max} bytes; CONNACK is larger"),
             ));
         }
-        let attached = engine
+        let (attached, session_present) = engine
             .attach(
                 &client_id,
                 Admitted {
@@ -147,10 +154,10 @@ impl Handshake<'_> {
             who: subject.snapshot(),
             peer: self.peer,
             version: connect.version,
-            session_present: attached.session_present,
+            session_present,
         };
         engine.modules.observe(&event, now);
-        let greeting = greet(attached.session_present);
+        let greeting = greet(session_present);
         let renewal = self.renewal(connect, &subject);
         let terms = Terms {
             version: connect.version,
@@ -170,6 +177,7 @@ impl Handshake<'_> {
         Ok(Ready {
             connection,
             renewal,
+            now,
         })
     }
 

@@ -23,6 +23,7 @@ impl Handshake<'_> {
         let engine = &gate.engine;
         let settings = engine.settings.load_full();
         let bytes = self.packet(settings.mqtt.connect_packet_size).await?;
+        let now = Now::read();
         let mut limits = settings.wire_limits();
         limits.max_packet_size = settings.mqtt.connect_packet_size;
         let Ok(Some(frame)) = split_frame(&bytes, limits.max_packet_size) else {
@@ -48,11 +49,12 @@ impl Handshake<'_> {
             claimed: connect.username.map(str::to_owned),
             version: connect.version,
         };
-        self.preconditions(&connect, &settings)
+        let now = self
+            .preconditions(&connect, &settings, now)
             .await
             .map_err(|(code, check, reason)| failed(code, check, reason))?;
         let generation = engine.modules.standing_generation();
-        let accepted = match self.authenticate(&connect).await? {
+        let accepted = match self.authenticate(&connect, now).await? {
             Ok(accepted) => accepted,
             Err(refusal) => {
                 let code = self.refuse(&refusal);
@@ -71,11 +73,12 @@ impl Handshake<'_> {
                 ..failed(code, check, reason)
             }
         };
-        let proven = self
+        let (proven, now) = self
             .behaved(&connect, (accepted, generation), &settings)
             .await
             .map_err(refused)?;
-        self.admit(&connect, proven, &settings).map_err(refused)
+        self.admit(&connect, proven, &settings, now)
+            .map_err(refused)
     }
 
     fn arrival(&self) -> Arrival<'_> {
@@ -96,12 +99,13 @@ impl Handshake<'_> {
         !other && looked_at && self.stream.has_certificate()
     }
 
-    /// What must hold before anybody's credential is looked at.
+    /// What must hold before anybody's credential is looked at. Gives the time afterwards.
     async fn preconditions(
         &self,
         connect: &Connect<'_>,
         settings: &Settings,
-    ) -> Result<(), Denied> {
+        now: Now,
+    ) -> Result<Now, Denied> {
         let engine = &self.gate.engine;
         if !engine.modules.can_record() {
             return Err((
@@ -147,11 +151,11 @@ impl Handshake<'_> {
             proven: self.is_proven(connect),
             ..self.arrival()
         };
-        match engine.modules.attempt(&arrival, claimed, Now::read()) {
-            Verdict::Admit => Ok(()),
+        match engine.modules.attempt(&arrival, claimed, now) {
+            Verdict::Admit => Ok(now),
             Verdict::Slow(wait) => {
                 self.clock.pause(wait).await;
-                Ok(())
+                Ok(Now::read())
             }
             Verdict::Refuse { code, reason, .. } => {
                 engine.metrics.limits_hit.inc();
@@ -164,6 +168,7 @@ impl Handshake<'_> {
     async fn authenticate(
         &mut self,
         connect: &Connect<'_>,
+        mut now: Now,
     ) -> Result<Result<Accepted, Refusal>, Failed> {
         let certificate = self.stream.client_certificate();
         let exchange = self.gate.exchanges.fetch_add(1, Ordering::Relaxed);
@@ -183,7 +188,7 @@ impl Handshake<'_> {
                     .map(|method| (method, data.as_deref().map(Secret::new))),
                 bearer: self.bearer.as_deref().map(Secret::new),
                 certificate: certificate.as_ref(),
-                now: Now::read(),
+                now,
                 step,
                 exchange,
                 current: None,
@@ -198,6 +203,7 @@ impl Handshake<'_> {
                         break;
                     };
                     data = Some(self.challenge(connect, method, &challenge).await?);
+                    now = Now::read();
                 }
             }
         }

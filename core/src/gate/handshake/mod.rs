@@ -92,12 +92,12 @@ pub(super) async fn run(
         place,
         ..
     } = handshake;
-    let now = Now::read();
     match result {
         Ok(Ok(ready)) => {
             let Ready {
                 connection,
                 renewal,
+                now,
             } = ready;
             Some(Driver::new(stream, connection, input, renewal, place, now))
         }
@@ -111,12 +111,12 @@ pub(super) async fn run(
                 code: failed.code,
                 reason: &failed.reason,
             };
-            gate.engine.modules.observe(&event, now);
+            gate.engine.modules.observe(&event, Now::read());
             let mut farewell = Vec::new();
             if let Some(code) = failed.code {
                 wire::connack(&mut farewell, failed.version, &ConnAck::refusal(code));
             }
-            say_goodbye(stream, Vec::new(), farewell, Some(place)).await;
+            Box::pin(say_goodbye(stream, Vec::new(), farewell, Some(place))).await;
             None
         }
         Err(up) => {
@@ -125,7 +125,7 @@ pub(super) async fn run(
                 TimeUp::Deadline => "no CONNACK within limits.connect-deadline",
                 TimeUp::Waited => "two minutes of waiting for its turn are enough",
             };
-            refused(&gate, &shared, peer, "deadline", None, reason, now);
+            refused(&gate, &shared, peer, "deadline", None, reason, Now::read());
             None
         }
     }
@@ -160,4 +160,6 @@ struct Proven {
 struct Ready {
     connection: Connection,
     renewal: Option<Box<dyn Renew>>,
+    /// When it was admitted.
+    now: Now,
 }
