@@ -10,8 +10,10 @@ use portcullis_audit::{self as audit, Filter, Format, PublicKey, Status};
 
 use crate::cli::{self, Exit};
 use crate::config::Config;
+use crate::console;
 use crate::control::Request;
 use crate::pki::{self, Made, Pki};
+use crate::say;
 use crate::{learn, operate, wiring};
 
 type Outcome = Result<Exit, String>;
@@ -34,25 +36,25 @@ pub fn check(argument: &cli::ConfigArg) -> Outcome {
     let config = config(argument)?;
     let loaded = wiring::load(&config, SystemTime::now()).map_err(|errors| joined(&errors))?;
     for warning in &loaded.warnings {
-        println!("warning: {warning}");
+        say!("warning: {warning}");
     }
     match wiring::raise_file_limit(&config) {
-        Ok(fits) => println!("open files leave room for {fits} connections"),
-        Err(warning) => println!("warning: {warning}"),
+        Ok(fits) => say!("open files leave room for {fits} connections"),
+        Err(warning) => say!("warning: {warning}"),
     }
     match wiring::memory_budget(&config) {
-        Ok(budget) => println!("{budget}"),
-        Err(warning) => println!("warning: {warning}"),
+        Ok(budget) => say!("{budget}"),
+        Err(warning) => say!("warning: {warning}"),
     }
     let counts = loaded.policy.counts();
-    println!(
+    say!(
         "policy {}: {} rules, {} role lines, {} subjects",
         loaded.policy.hash(),
         counts.rules,
         counts.links,
         counts.subjects
     );
-    println!("{}: ok", argument.config.display());
+    say!("{}: ok", argument.config.display());
     Ok(Exit::Success)
 }
 
@@ -75,10 +77,10 @@ pub fn policy(command: &cli::Policy) -> Outcome {
                 tools::diff(&old, &new)
             };
             for change in &changes {
-                println!("{change}");
+                say!("{change}");
             }
             if changes.is_empty() {
-                println!("nobody gains or loses anything");
+                say!("nobody gains or loses anything");
             }
             Ok(Exit::Success)
         }
@@ -89,10 +91,10 @@ pub fn policy(command: &cli::Policy) -> Outcome {
                 .map_err(|errors| joined(&errors))?;
             let warnings = lint(&loaded);
             for warning in &warnings {
-                println!("{warning}");
+                say!("{warning}");
             }
             if warnings.is_empty() {
-                println!("nothing to point out");
+                say!("nothing to point out");
                 return Ok(Exit::Success);
             }
             Ok(Exit::Failed)
@@ -190,7 +192,7 @@ fn explain_policy(question: &cli::Explain) -> Outcome {
         act,
         &question.topic,
     )?;
-    print!("{answer}");
+    console::print(format_args!("{answer}"));
     Ok(if answer.allowed {
         Exit::Success
     } else {
@@ -205,7 +207,7 @@ fn test_policies(test: &cli::PolicyTest) -> Outcome {
         .map(|file| tools::expect::run(file))
         .collect();
     for report in &reports {
-        print!("{report}");
+        console::print(format_args!("{report}"));
     }
     if let Some(path) = &test.junit {
         std::fs::write(path, tools::junit(&reports))
@@ -271,22 +273,26 @@ fn verify_record(verify: &cli::AuditVerify) -> Outcome {
         None => audit::verify(&dir),
     }
     .map_err(|error| error.to_string())?;
-    println!(
+    say!(
         "{} records ({} to {}) in {} files, {} after the signed head",
-        report.records, report.first, report.last, report.files, report.after_head
+        report.records,
+        report.first,
+        report.last,
+        report.files,
+        report.after_head
     );
     if report.status != Status::Broken && report.first > 1 {
-        println!(
+        say!(
             "records 1 to {} were dropped (on-full = \"drop-oldest\"): the signed head says so",
             report.first - 1
         );
     }
     if let (Some(time), Some(key)) = (&report.head_time, &report.key) {
-        println!("head of {time}, key {key}");
+        say!("head of {time}, key {key}");
     }
     match (report.status, &report.fault) {
-        (Status::Ok, _) => println!("ok"),
-        (Status::Open, _) => println!("open: the last line is incomplete"),
+        (Status::Ok, _) => say!("ok"),
+        (Status::Open, _) => say!("open: the last line is incomplete"),
         (Status::Broken, Some(fault)) => return Err(format!("broken: {fault}")),
         (Status::Broken, None) => return Err("broken".to_owned()),
     }
@@ -302,8 +308,8 @@ pub fn pki(command: &cli::Pki) -> Outcome {
     let open = |directory: &PathBuf| Pki::open(directory, SystemTime::now());
     let failed = |error: pki::Error| error.to_string();
     let said = |made, path: PathBuf| match made {
-        Made::New => println!("made {}", path.display()),
-        Made::Kept => println!("kept {}, which was there", path.display()),
+        Made::New => say!("made {}", path.display()),
+        Made::Kept => say!("kept {}, which was there", path.display()),
     };
     match command {
         cli::Pki::Init(init) => {
@@ -331,10 +337,10 @@ pub fn pki(command: &cli::Pki) -> Outcome {
         cli::Pki::Revoke(client) => {
             let pki = open(&client.pki.directory).map_err(failed)?;
             match pki.revoke(&client.name).map_err(failed)? {
-                Made::New => println!("revoked {}", client.name),
-                Made::Kept => println!("{} was revoked before", client.name),
+                Made::New => say!("revoked {}", client.name),
+                Made::Kept => say!("{} was revoked before", client.name),
             }
-            println!(
+            say!(
                 "made {}; a running broker takes it up on SIGHUP",
                 pki.crl_path().display()
             );
@@ -342,17 +348,17 @@ pub fn pki(command: &cli::Pki) -> Outcome {
         cli::Pki::Crl(directory) => {
             let pki = open(&directory.directory).map_err(failed)?;
             let count = pki.crl().map_err(failed)?;
-            println!("made {} with {count} entries", pki.crl_path().display());
+            say!("made {} with {count} entries", pki.crl_path().display());
         }
         cli::Pki::Show(show) => {
             let end = pki::certificate_end(&show.file).map_err(failed)?;
             let fields = portcullis_auth::certificate_attributes(&show.file)
                 .map_err(|error| error.to_string())?;
             for (key, value) in fields {
-                println!("{key:<20} {}", value.escape_debug());
+                say!("{key:<20} {}", value.escape_debug());
             }
             let end = time::OffsetDateTime::from(end);
-            println!("{:<20} {end}", "ends");
+            say!("{:<20} {end}", "ends");
         }
     }
     Ok(Exit::Success)

@@ -6,6 +6,8 @@ use portcullis_audit::{self as audit, Entry, Filter};
 
 use crate::cli::{Exit, Learn};
 use crate::config::Config;
+use crate::console;
+use crate::say;
 
 const HEADER: &str = "\
 # A draft of a policy, for review. Do not use it as it is.
@@ -55,9 +57,9 @@ pub fn run(arguments: &Learn) -> Result<Exit, String> {
         return Err("the record has no subscription and no refusal to learn from".to_owned());
     }
     draft.check().map_err(|errors| errors.join("\n"))?;
-    print!("{HEADER}{}", draft.text);
+    console::print(format_args!("{HEADER}{}", draft.text));
     if draft.left_out > 0 {
-        println!("\n# {} more observations did not fit", draft.left_out);
+        say!("\n# {} more observations did not fit", draft.left_out);
     }
     Ok(Exit::Success)
 }

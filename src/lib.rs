@@ -3,9 +3,12 @@
 //! The broker itself and its modules are packages of their own; this one knows them all and
 //! wires them together.
 
+#![deny(clippy::print_stdout)]
+
 pub mod ask;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod http;
 pub mod keeper;

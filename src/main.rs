@@ -1,5 +1,7 @@
 //! The `portcullis` command.
 
+#![deny(clippy::print_stdout)]
+
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -7,7 +9,7 @@ use clap::Parser as _;
 use portcullis::cli::{Cli, Client, Command, Exit, Session};
 use portcullis::config::Config;
 use portcullis::control::Request;
-use portcullis::{ask, log, operate, passwd, quickstart, run, store, token};
+use portcullis::{ask, console, log, operate, passwd, quickstart, run, say, store, token};
 use portcullis_core::broker::Broker;
 
 // Takes the place of malloc: half its cost where memory is freed by another thread, as messages are.
@@ -35,7 +37,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, String> {
                 quickstart::prepare(&arguments.directory, arguments.bind, SystemTime::now())
                     .map_err(|error| error.to_string())?;
             for note in &prepared.notes {
-                println!("note: {note}");
+                say!("note: {note}");
             }
             let config = Config::load(&prepared.config_path).map_err(|error| error.to_string())?;
             let directory = arguments.directory.clone();
@@ -45,8 +47,8 @@ fn dispatch(cli: &Cli) -> Result<Exit, String> {
                     .into_iter()
                     .find_map(|(_, address)| address);
                 match address {
-                    Some(address) => println!("{}", quickstart::commands(&directory, address)),
-                    None => println!("{}", prepared.commands),
+                    Some(address) => say!("{}", quickstart::commands(&directory, address)),
+                    None => say!("{}", prepared.commands),
                 }
             })
         }
@@ -62,7 +64,7 @@ fn dispatch(cli: &Cli) -> Result<Exit, String> {
         Command::Token(command) => token::run(command),
         Command::Passwd(arguments) => {
             let said = passwd::run(arguments).map_err(|error| error.to_string())?;
-            print!("{said}");
+            console::print(format_args!("{said}"));
             Ok(Exit::Success)
         }
         Command::Status(broker) => operate::run(broker, &Request::Status),

@@ -6,7 +6,9 @@ use portcullis_acl::tools::Who;
 
 use crate::cli::{self, Exit};
 use crate::config::Config;
+use crate::console;
 use crate::control::{self, Answer, BanTarget, Request, SessionInfo};
+use crate::say;
 
 /// Asks the broker and prints what it says; a text for standard error where it fails.
 ///
@@ -17,7 +19,7 @@ pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
     match ask(broker, request)? {
         Answer::Status { values } => {
             for (name, value) in values {
-                println!("{name:<24} {value}");
+                say!("{name:<24} {value}");
             }
         }
         Answer::Sessions { sessions } => match (request, sessions.as_slice()) {
@@ -26,20 +28,22 @@ pub fn run(broker: &cli::Broker, request: &Request) -> Result<Exit, String> {
         },
         Answer::Identities { identities } => {
             for who in identities {
-                println!("{}", who.principal.escape_debug());
+                say!("{}", who.principal.escape_debug());
             }
         }
         Answer::Bans { bans } => {
-            println!("{:<48} {:>12}  REASON", "TARGET", "SECONDS LEFT");
+            say!("{:<48} {:>12}  REASON", "TARGET", "SECONDS LEFT");
             for ban in bans {
-                println!(
+                say!(
                     "{:<48} {:>12}  {:?}",
-                    ban.target, ban.seconds_left, ban.reason
+                    ban.target,
+                    ban.seconds_left,
+                    ban.reason
                 );
             }
         }
-        Answer::Shadow(report) => print!("{report}"),
-        Answer::Done { message } => println!("{message}"),
+        Answer::Shadow(report) => console::print(format_args!("{report}")),
+        Answer::Done { message } => say!("{message}"),
         Answer::Failed { message } => return Err(message),
     }
     Ok(Exit::Success)
@@ -81,13 +85,18 @@ fn socket(broker: &cli::Broker) -> Result<PathBuf, String> {
 }
 
 fn list(sessions: &[SessionInfo]) {
-    println!(
+    say!(
         "{:<32} {:<32} {:<9} {:<24} {:>5} {:>7}",
-        "CLIENT ID", "PRINCIPAL", "CONNECTED", "PEER", "SUBS", "QUEUED"
+        "CLIENT ID",
+        "PRINCIPAL",
+        "CONNECTED",
+        "PEER",
+        "SUBS",
+        "QUEUED"
     );
     for session in sessions {
         // Names come from clients: escaped.
-        println!(
+        say!(
             "{:<32} {:<32} {:<9} {:<24} {:>5} {:>7}",
             session.client_id.escape_debug().to_string(),
             session.principal.escape_debug().to_string(),
@@ -119,11 +128,11 @@ fn show(session: &SessionInfo) {
         ("in-flight", session.in_flight.to_string()),
         ("subscriptions", session.subscriptions.to_string()),
     ] {
-        println!("{name:<24} {value}");
+        say!("{name:<24} {value}");
     }
     for (filter, qos, suspended) in &session.filters {
         let mark = if *suspended { "  suspended" } else { "" };
-        println!("  {}  qos {qos}{mark}", text(filter));
+        say!("  {}  qos {qos}{mark}", text(filter));
     }
 }
 

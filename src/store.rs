@@ -11,6 +11,8 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::cli::{self, Exit};
 use crate::config::Config;
+use crate::console;
+use crate::say;
 use crate::wiring;
 
 /// Checks or repairs the store of a configuration, or corrects its calendar, and prints what was
@@ -41,26 +43,26 @@ pub fn run(command: &cli::Store) -> Result<Exit, String> {
 
 fn look(path: &Path, key: Option<&Key>) -> Result<Exit, String> {
     let (report, contents) = inspect(path, key).map_err(|error| error.to_string())?;
-    print!("{}{}", words(&report), meaning(&contents));
+    console::print(format_args!("{}{}", words(&report), meaning(&contents)));
     let (exit, verdict) = match (report.is_sound(), contents.is_understood()) {
         (true, true) => (Exit::Success, "sound"),
         (true, false) => (Exit::Failed, "not understood; a broker would not start"),
         (false, _) => (Exit::Failed, "damaged; see portcullis store repair"),
     };
-    println!("{}: {verdict}", path.display());
+    say!("{}: {verdict}", path.display());
     Ok(exit)
 }
 
 fn mend(path: &Path, key: Option<&Key>) -> Result<Exit, String> {
     let report = repair(path, key).map_err(|error| error.to_string())?;
-    print!("{}", words(&report));
+    console::print(format_args!("{}", words(&report)));
     let after = check(path, key).map_err(|error| error.to_string())?;
     let (exit, verdict) = if after.is_sound() {
         (Exit::Success, "sound")
     } else {
         (Exit::Failed, "still damaged")
     };
-    println!("{}: {verdict}", path.display());
+    say!("{}: {verdict}", path.display());
     Ok(exit)
 }
 
@@ -72,7 +74,7 @@ fn correct(config: &Config, path: &Path) -> Result<Exit, String> {
     let found = correct_clock(&options, now.unix_millis()).map_err(|error| error.to_string())?;
     let shown = path.display();
     let Some(correction) = found else {
-        println!("{shown}: its calendar is not ahead of the system's; nothing to correct");
+        say!("{shown}: its calendar is not ahead of the system's; nothing to correct");
         return Ok(Exit::Success);
     };
     let said = format!(
@@ -89,7 +91,7 @@ fn correct(config: &Config, path: &Path) -> Result<Exit, String> {
         return Err("[audit]: the correction cannot be recorded; nothing was corrected".to_owned());
     }
     correction.make().map_err(|error| error.to_string())?;
-    println!("{shown}: {said}");
+    say!("{shown}: {said}");
     Ok(Exit::Success)
 }
 

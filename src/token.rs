@@ -14,7 +14,9 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::cli::{Exit, Token, TokenInspect, TokenIssue};
+use crate::console;
 use crate::pki::{TokenIssuer, random_jti};
+use crate::say;
 
 /// Longest token looked at, in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
@@ -32,9 +34,12 @@ pub fn run(command: &Token) -> Result<Exit, String> {
                 "note: a token of the starter issuer, for tests; its public key is {}",
                 issue.directory.join("issuer.pub").display()
             );
-            println!("{}", &*token);
+            say!("{}", &*token);
         }
-        Token::Inspect(inspect) => print!("{}", show(&read(inspect)?, SystemTime::now())?),
+        Token::Inspect(inspect) => console::print(format_args!(
+            "{}",
+            show(&read(inspect)?, SystemTime::now())?
+        )),
     }
     Ok(Exit::Success)
 }
