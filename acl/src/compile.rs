@@ -56,8 +56,8 @@ struct Tries {
 /// Which rules count: the unconditional ones of some subjects, and others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Which {
-    /// The subjects, and behind them the rules. In one piece, since comparing an empty one costs as
-    /// much as a hundred of the others: it lies nowhere, and the processor looks there.
+    /// The subjects, and behind them the rules. In one piece, so that none that is compared is
+    /// empty: with AVX-512 that took 0.2 us, as the pointer of an empty one leads nowhere.
     numbers: Box<[u32]>,
     /// How many of them are subjects.
     subjects: usize,

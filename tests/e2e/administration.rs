@@ -158,3 +158,19 @@ fn rule_11_the_program_never_changes_its_configuration() {
     assert_eq!(broker.terminate().code(), Some(0));
     assert_eq!(files(&broker), before);
 }
+
+/// `portcullis policy test ... | head -1`
+#[test]
+fn who_stops_reading_ends_a_command_without_a_word() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["policy", "test", "policies/default/tests.toml"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(writer)
+        .output()
+        .unwrap();
+    // Its answer did not arrive.
+    assert_eq!(done.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&done.stderr), "");
+}
